@@ -25,12 +25,18 @@
 pub(crate) mod buffer;
 pub(crate) mod file;
 pub(crate) mod flight;
+pub(crate) mod lock;
 pub(crate) mod notify;
+pub(crate) mod null;
 pub(crate) mod probe;
 pub(crate) mod ring;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub(crate) mod syscall;
+
+/// A directory of a test's own, removed afterwards.
+#[cfg(test)]
+pub(crate) mod scratch;
 
 use std::fmt;
 use std::io;
@@ -40,6 +46,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use buffer::{Buffer, BufferPool};
+pub(crate) use lock::Lock;
 pub(crate) use notify::Notify;
 
 use crate::error::IoFailure;
@@ -177,13 +184,15 @@ pub enum Method {
     Simulated,
 }
 
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Method {
+    /// As tables print it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
             Self::LinkedFdatasync => "linked-fdatasync",
             Self::Syscalls => "syscalls",
-            Self::Simulated => "simulated",
-        })
+            Self::Simulated => "none",
+        }
     }
 }
 

@@ -1,0 +1,204 @@
+//! Waking the ring thread, wherever it sleeps: [`Notify`].
+//!
+//! ## Why no wake-up is lost
+//!
+//! One atomic holds where the ring thread is. A waker publishes its work, then *swaps* in `NOTIFIED`; the sleeper
+//! *exchanges* `AWAKE` for a sleeping state, and only if that succeeds does it sleep. Both are read-modify-writes of the
+//! same atomic, so one of them comes first:
+//!
+//! - the waker first: the exchange finds `NOTIFIED`, fails, and the thread does not sleep;
+//! - the sleeper first: the swap returns the sleeping state, and the waker knows that it must rouse the thread and how.
+//!   Should the thread not be asleep yet, `unpark` leaves a token and the eventfd stays readable, so it falls through.
+//!
+//! The sleeper takes the state back with a swap as well (acquire), so the work published before a wake-up (release) is
+//! visible after it: look at every queue **after** `park` or `end_ring_wait` returned, and nothing is missed.
+//!
+//! While the thread is awake a wake-up costs one atomic swap and no system call, and wake-ups do not add up.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// Running; it will look at its queues before it sleeps only if told so.
+const AWAKE: u8 = 0;
+/// Running, and told to look again.
+const NOTIFIED: u8 = 1;
+/// Asleep, or about to be, in `thread::park`.
+const PARKED: u8 = 2;
+/// Asleep, or about to be, in the kernel with a poll of the eventfd armed.
+const IN_RING: u8 = 3;
+
+/// Wakes one thread from any other. Sticky: a wake-up of an awake thread makes its next sleep return at once.
+#[derive(Debug)]
+pub(crate) struct Notify {
+    state: AtomicU8,
+    /// Whom `park` puts to sleep: known before the state first becomes `PARKED`.
+    sleeper: OnceLock<Thread>,
+    /// Written to wake a thread that sleeps in the ring. Nobody needs to read it: the ring's poll reports every write.
+    eventfd: EventFd,
+}
+
+impl Notify {
+    /// A thread that is awake.
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let eventfd = EventFd::from_value_and_flags(0, flags)?;
+        Ok(Self { state: AtomicU8::new(AWAKE), sleeper: OnceLock::new(), eventfd })
+    }
+
+    /// Wakes the thread, or keeps it from its next sleep.
+    pub(crate) fn wake(&self) {
+        match self.state.swap(NOTIFIED, Ordering::AcqRel) {
+            PARKED => {
+                if let Some(sleeper) = self.sleeper.get() {
+                    sleeper.unpark();
+                }
+            }
+            IN_RING => {
+                // It fails only with a full counter, and then the eventfd is readable anyway.
+                let _full = self.eventfd.write(1);
+            }
+            _ => {}
+        }
+    }
+
+    /// Sleeps until woken, or until `timeout` has passed; may return early. Always called by the same thread.
+    pub(crate) fn park(&self, timeout: Option<Duration>) {
+        let sleeper = self.sleeper.get_or_init(thread::current);
+        debug_assert_eq!(sleeper.id(), thread::current().id(), "one Notify wakes one thread");
+        if self.fall_asleep(PARKED) {
+            match timeout {
+                Some(timeout) => thread::park_timeout(timeout),
+                None => thread::park(),
+            }
+            self.get_up();
+        }
+    }
+
+    /// Announces a sleep in the ring, with a poll of [`Notify::eventfd`] armed. `false`: a wake-up is pending (and is
+    /// hereby taken): do not sleep. After `true`, [`Notify::end_ring_wait`] must follow.
+    #[must_use]
+    pub(crate) fn begin_ring_wait(&self) -> bool {
+        self.fall_asleep(IN_RING)
+    }
+
+    /// The sleep in the ring is over; takes the wake-up that may have ended it.
+    pub(crate) fn end_ring_wait(&self) {
+        self.get_up();
+    }
+
+    /// Becomes readable when a thread in a ring wait is woken.
+    pub(crate) fn eventfd(&self) -> BorrowedFd<'_> {
+        self.eventfd.as_fd()
+    }
+
+    fn fall_asleep(&self, place: u8) -> bool {
+        let asleep = self.state.compare_exchange(AWAKE, place, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if !asleep {
+            self.get_up();
+        }
+        asleep
+    }
+
+    fn get_up(&self) {
+        self.state.swap(AWAKE, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::sync::atomic::AtomicU64;
+
+    const ROUNDS: u64 = 50_000;
+    /// Far beyond any scheduling delay: only a lost wake-up lasts this long.
+    const LOST: Duration = Duration::from_secs(30);
+
+    /// Sleeps in the way under test; says whether it was given up as lost.
+    fn park(notify: &Notify, _round: u64) -> bool {
+        let before = std::time::Instant::now();
+        notify.park(Some(LOST));
+        before.elapsed() >= LOST
+    }
+
+    fn sleep_in_ring(notify: &Notify, _round: u64) -> bool {
+        if !notify.begin_ring_wait() {
+            return false;
+        }
+        let mut fds = [PollFd::new(notify.eventfd(), PollFlags::POLLIN)];
+        let lost = poll(&mut fds, PollTimeout::from(30_000u16)) == Ok(0);
+        // poll(2) reports the level where the ring's poll reports each write: empty it.
+        let _empty = notify.eventfd.read();
+        notify.end_ring_wait();
+        lost
+    }
+
+    fn either(notify: &Notify, round: u64) -> bool {
+        if round.is_multiple_of(2) { park(notify, round) } else { sleep_in_ring(notify, round) }
+    }
+
+    /// A ping-pong in which every round needs its own wake-up, and a chatterer that wakes at random besides.
+    fn ping_pong(sleep: fn(&Notify, u64) -> bool, chatter: bool) {
+        let notify = Notify::new().unwrap();
+        let (asked, served) = (AtomicU64::new(0), AtomicU64::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=ROUNDS {
+                    asked.store(round, Ordering::Relaxed);
+                    notify.wake();
+                    while served.load(Ordering::Acquire) < round {
+                        if chatter && round % 3 == 0 {
+                            notify.wake();
+                        }
+                        thread::yield_now();
+                    }
+                }
+            });
+            let mut round = 0;
+            while round < ROUNDS {
+                if asked.load(Ordering::Relaxed) > round {
+                    round += 1;
+                    served.store(round, Ordering::Release);
+                } else {
+                    assert!(!sleep(&notify, round) || asked.load(Ordering::Relaxed) == round, "a wake-up was lost");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_while_parking() {
+        ping_pong(park, false);
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_while_sleeping_in_the_ring() {
+        ping_pong(sleep_in_ring, false);
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_when_the_places_alternate_under_chatter() {
+        ping_pong(either, true);
+    }
+
+    #[test]
+    fn a_wake_up_is_sticky_once_and_costs_no_eventfd_while_awake() {
+        let notify = Notify::new().unwrap();
+        notify.wake();
+        notify.wake();
+        notify.park(Some(LOST));
+        assert_eq!(notify.state.load(Ordering::Relaxed), AWAKE);
+        assert!(notify.eventfd.read().is_err(), "an awake thread needs no eventfd");
+        assert!(notify.begin_ring_wait(), "the two wake-ups were one");
+        notify.wake();
+        assert_eq!(notify.eventfd.read(), Ok(1));
+        notify.end_ring_wait();
+        assert!(notify.begin_ring_wait(), "the end of the wait took the wake-up");
+    }
+}

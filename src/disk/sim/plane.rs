@@ -1,0 +1,390 @@
+//! The simulated data plane: flights whose events happen one at a time, in an order that the seed draws.
+//!
+//! A flight is, in turn: a write in flight (one event may make it visible before the one that completes it), a write
+//! complete whose sync is not issued, a sync issued that has not ended. What comes next is decided by [`Flight`], the
+//! same state machine that the real disks use, from the same raw results.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io};
+
+use nix::libc::{EAGAIN, EBADF, ECANCELED, EINTR, EINVAL, EIO};
+
+use super::media::{Inode, SECTOR};
+use super::state::{State, What};
+use super::{Linking, Sim};
+use crate::disk::flight::{Flight, Step};
+use crate::disk::{BufferPool, Completion, Disk, FileSlot, Method, Notify, SegmentFile, Write};
+use crate::error::{IoFailure, Op};
+
+/// Where a flight stands.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// The write is in flight: its number (or why it has none and will fail), its length, and whether a sync is linked
+    /// behind it.
+    Writing { id: Result<u64, i32>, len: usize, linked: bool },
+    /// The write is complete; the sync is not issued.
+    SyncDue,
+    /// The sync covers what had completed before this moment.
+    Syncing { issued_at: u64 },
+}
+
+#[derive(Debug)]
+struct Trip {
+    write: Write,
+    flight: Flight,
+    inode: u64,
+    path: Arc<Path>,
+    stage: Stage,
+}
+
+/// One disk's share of the state: its table of files, its flights, and what it may reap.
+#[derive(Debug, Default)]
+pub(super) struct Bench {
+    files: Vec<Option<(u64, Arc<Path>)>>,
+    trips: Vec<Option<Trip>>,
+    free: Vec<usize>,
+    finished: Vec<Completion>,
+}
+
+impl Bench {
+    fn finish(&mut self, trip: Trip, result: Result<(), (Op, i32)>) {
+        let Trip { write: Write { token, offset, buffer, .. }, path, .. } = trip;
+        let result = result.map_err(|(op, errno)| IoFailure::from_errno(op, path, offset, errno));
+        self.finished.push(Completion { token, buffer, result });
+    }
+
+    /// Ends every flight with EIO: the machine is gone, and whoever waits must learn it.
+    pub(super) fn fail_all(&mut self) {
+        for at in 0..self.trips.len() {
+            if let Some(trip) = self.trips[at].take() {
+                self.finish(trip, Err((Op::Write, EIO)));
+            }
+        }
+        self.trips.clear();
+        self.free.clear();
+    }
+
+    fn park(&mut self, trip: Trip) -> usize {
+        if let Some(at) = self.free.pop() {
+            self.trips[at] = Some(trip);
+            return at;
+        }
+        self.trips.push(Some(trip));
+        self.trips.len() - 1
+    }
+
+    fn flying(&self) -> usize {
+        self.trips.len() - self.free.len()
+    }
+}
+
+impl State {
+    /// Lets one event happen, of `bench` or of any; false if there is none.
+    pub(super) fn tick(&mut self, bench: Option<usize>) -> bool {
+        if self.ready.is_empty() || self.is_frozen() {
+            return false;
+        }
+        let at = match bench {
+            None => self.rng.index(self.ready.len()),
+            Some(bench) => {
+                let own = |(_, (of, _)): &(usize, &(usize, usize))| *of == bench;
+                let nth = self.rng.index(self.ready.iter().enumerate().filter(own).count());
+                let Some((at, _)) = self.ready.iter().enumerate().filter(own).nth(nth) else { return false };
+                at
+            }
+        };
+        let (bench, number) = self.ready[at];
+        if let Some(trip) = self.benches[bench].trips[number].take() {
+            self.happen(bench, number, trip);
+        }
+        true
+    }
+
+    /// The next event of one flight, which is out of its place meanwhile.
+    fn happen(&mut self, bench: usize, number: usize, mut trip: Trip) {
+        let step = match trip.stage {
+            Stage::Writing { id, len, linked } => {
+                self.step(What::WriteEvent, trip.inode, trip.write.token);
+                if id.is_ok_and(|id| self.lands_early(trip.inode, id)) {
+                    Step::Wait
+                } else {
+                    let res = id.map_or_else(|errno| -errno, |id| self.end_write(trip.inode, id, len));
+                    self.note(res.unsigned_abs().into(), trip.write.token);
+                    written(&mut trip, res, len, linked, self.rng.one_in(2))
+                }
+            }
+            Stage::SyncDue => {
+                self.step(What::SyncIssued, trip.inode, trip.write.token);
+                if self.rng.chance(self.faults.sync_canceled) {
+                    self.stats.interrupted += 1;
+                    trip.flight.on_sync(-ECANCELED)
+                } else {
+                    trip.stage = Stage::Syncing { issued_at: self.operations };
+                    Step::Wait
+                }
+            }
+            Stage::Syncing { issued_at } => {
+                self.step(What::SyncEnded, trip.inode, trip.write.token);
+                let res = self.end_sync(trip.inode, issued_at);
+                if res == 0 && crate::seeded::is("m17") {
+                    self.finish_written(bench);
+                }
+                trip.flight.on_sync(res)
+            }
+        };
+        self.follow(bench, number, trip, step);
+    }
+
+    /// Does what the flight says, and puts it back in its place unless it is over.
+    fn follow(&mut self, bench: usize, number: usize, mut trip: Trip, step: Step) {
+        match step {
+            Step::Wait => {}
+            Step::Sync => trip.stage = Stage::SyncDue,
+            Step::WriteRest { offset, len } => trip.stage = self.start(&mut trip, offset, len),
+            Step::Done(result) => {
+                self.note(u64::from(result.is_ok()), trip.write.token);
+                self.ready.retain(|ready| *ready != (bench, number));
+                let bench = &mut self.benches[bench];
+                bench.free.push(number);
+                bench.finish(trip, result);
+                return;
+            }
+        }
+        self.benches[bench].trips[number] = Some(trip);
+    }
+
+    /// Starts a write of `len` bytes from `offset` in the buffer.
+    fn start(&mut self, trip: &mut Trip, offset: usize, len: usize) -> Stage {
+        let linked = match self.options.linking {
+            Linking::Linked => true,
+            Linking::AfterCompletion => false,
+            Linking::Drawn => self.rng.one_in(2),
+        } && trip.flight.link();
+        let at = trip.write.offset.saturating_add(offset as u64);
+        self.stats.writes += 1;
+        let id = self.room(trip.inode, at.saturating_add(len as u64)).map(|()| {
+            let place = usize::try_from(at).unwrap_or(usize::MAX);
+            self.media.start(trip.inode, place, &trip.write.buffer[offset..offset + len])
+        });
+        Stage::Writing { id, len, linked }
+    }
+
+    /// Makes an in-flight write visible now and then.
+    fn lands_early(&mut self, inode: u64, id: u64) -> bool {
+        let Some(inode) = self.media.inode_mut(inode) else { return false };
+        if inode.has_landed(id) || !self.rng.one_in(4) {
+            return false;
+        }
+        inode.land(id);
+        true
+    }
+
+    /// A write ends: its result as in a CQE.
+    fn end_write(&mut self, inode: u64, id: u64, len: usize) -> i32 {
+        let now = self.operations;
+        let Self { media, rng, faults, stats, options, .. } = self;
+        let Some(file) = media.inode_mut(inode) else { return -EBADF };
+        let landed = file.has_landed(id);
+        let whole = i32::try_from(len).unwrap_or(i32::MAX);
+        if rng.chance(faults.write_error) {
+            stats.failed_writes += 1;
+            file.fail(id, now, rng);
+            return -EIO;
+        }
+        if !landed && rng.chance(faults.write_interrupted) {
+            stats.interrupted += 1;
+            file.cancel(id);
+            return -[EINTR, EAGAIN, ECANCELED][rng.index(3)];
+        }
+        if !landed && rng.chance(faults.write_short) {
+            stats.short += 1;
+            let unit = if rng.one_in(2) { SECTOR } else { options.block_bytes as usize };
+            let written = rng.index(len / unit) * unit;
+            end_short(file, id, written, now);
+            return i32::try_from(written).unwrap_or(whole);
+        }
+        file.complete(id, now);
+        whole
+    }
+
+    /// Seeded bug m17: one sync's success is taken for every write that is complete, whenever that was.
+    fn finish_written(&mut self, bench: usize) {
+        for number in 0..self.benches[bench].trips.len() {
+            let done = |trip: &mut Trip| !matches!(trip.stage, Stage::Writing { .. });
+            if let Some(trip) = self.benches[bench].trips[number].take_if(done) {
+                self.follow(bench, number, trip, Step::Done(Ok(())));
+            }
+        }
+    }
+}
+
+fn end_short(file: &mut Inode, id: u64, written: usize, now: u64) {
+    if written == 0 {
+        file.cancel(id);
+    } else {
+        file.complete_short(id, written, now);
+    }
+}
+
+/// Tells the flight how its write ended. A linked sync runs only behind a whole write; both results may be seen in
+/// either order.
+fn written(trip: &mut Trip, res: i32, len: usize, linked: bool, sync_first: bool) -> Step {
+    trip.stage = Stage::SyncDue;
+    if !linked || usize::try_from(res) == Ok(len) {
+        return trip.flight.on_write(res);
+    }
+    if sync_first {
+        let _ = trip.flight.on_sync(-ECANCELED);
+        return trip.flight.on_write(res);
+    }
+    match trip.flight.on_write(res) {
+        Step::Wait => trip.flight.on_sync(-ECANCELED),
+        step => step,
+    }
+}
+
+/// The data plane of one simulated ring thread.
+pub(crate) struct SimDisk {
+    sim: Sim,
+    generation: u64,
+    bench: usize,
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimDisk").field("bench", &self.bench).finish_non_exhaustive()
+    }
+}
+
+impl SimDisk {
+    pub(super) fn new(sim: Sim) -> Self {
+        let mut state = sim.state();
+        let (generation, bench) = (state.generation, state.benches.len());
+        state.benches.push(Bench::default());
+        drop(state);
+        Self { sim, generation, bench }
+    }
+
+    /// What makes it impossible to even start the write: (errno, whose file).
+    fn refuse(&self, state: &State, write: &Write) -> Result<(u64, Arc<Path>), (i32, Arc<Path>)> {
+        let file = state.benches[self.bench].files.get(write.file.0 as usize);
+        let Some((inode, path)) = file.cloned().flatten() else {
+            return Err((EBADF, state.options.path.as_path().into()));
+        };
+        let block = state.options.block_bytes as usize;
+        if state.is_dead(self.generation) {
+            return Err((EIO, path));
+        }
+        let aligned = write.offset.is_multiple_of(block as u64) && write.len.is_multiple_of(block);
+        if !aligned || write.len == 0 || write.len > write.buffer.len() {
+            return Err((EINVAL, path));
+        }
+        Ok((inode, path))
+    }
+}
+
+impl Disk for SimDisk {
+    fn attach(&mut self, file: &Arc<dyn SegmentFile>) -> Result<FileSlot, IoFailure> {
+        let mut state = self.sim.state();
+        let inode = match file.sim_inode() {
+            _ if state.is_dead(self.generation) => Err(EIO),
+            None => Err(EBADF),
+            Some(inode) => Ok(inode),
+        };
+        let inode = inode.map_err(|errno| IoFailure::from_errno(Op::Ring, file.path().clone(), 0, errno))?;
+        let entry = Some((inode, file.path().clone()));
+        let files = &mut state.benches[self.bench].files;
+        let at = files.iter().position(Option::is_none).unwrap_or(files.len());
+        if at == files.len() {
+            files.push(entry);
+        } else {
+            files[at] = entry;
+        }
+        Ok(FileSlot(u32::try_from(at).unwrap_or(u32::MAX)))
+    }
+
+    fn hold(&mut self, _lock: std::os::fd::BorrowedFd<'_>) -> Result<FileSlot, IoFailure> {
+        // A slot that no write finds: the simulated lock is that `kill` lands everything before the next opening.
+        Ok(FileSlot(u32::MAX))
+    }
+
+    fn detach(&mut self, slot: FileSlot) {
+        let mut state = self.sim.state();
+        let in_use = state.benches[self.bench].trips.iter().flatten().any(|trip| trip.write.file == slot);
+        debug_assert!(!in_use, "a file is detached while a write to it is in flight");
+        if let Some(entry) = state.benches[self.bench].files.get_mut(slot.0 as usize) {
+            *entry = None;
+        }
+    }
+
+    fn submit(&mut self, write: Write) {
+        let mut state = self.sim.state();
+        let flight = Flight::new(write.len);
+        let stage = Stage::SyncDue;
+        match self.refuse(&state, &write) {
+            Err((errno, path)) => {
+                let trip = Trip { write, flight, inode: u64::MAX, path, stage };
+                state.benches[self.bench].finish(trip, Err((Op::Write, errno)));
+            }
+            Ok((inode, path)) => {
+                state.step(What::Submit, inode, write.offset);
+                let mut trip = Trip { write, flight, inode, path, stage };
+                let len = trip.write.len;
+                trip.stage = state.start(&mut trip, 0, len);
+                let number = state.benches[self.bench].park(trip);
+                state.ready.push((self.bench, number));
+            }
+        }
+    }
+
+    fn kick(&mut self) {}
+
+    fn reap(&mut self, out: &mut Vec<Completion>) {
+        let mut state = self.sim.state();
+        if state.is_dead(self.generation) {
+            state.fail_bench(self.bench);
+        }
+        out.append(&mut state.benches[self.bench].finished);
+    }
+
+    fn wait(&mut self, _notify: &Notify, _wakeable: bool, _timeout: Option<Duration>) {
+        let mut state = self.sim.state();
+        if !state.is_dead(self.generation) {
+            state.tick(None);
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        let state = self.sim.state();
+        let bench = &state.benches[self.bench];
+        bench.flying() + bench.finished.len()
+    }
+
+    fn method(&self) -> Method {
+        Method::Simulated
+    }
+
+    fn pool(&mut self, buffer_bytes: usize, bytes_max: usize) -> io::Result<BufferPool> {
+        Ok(BufferPool::new(buffer_bytes, bytes_max))
+    }
+}
+
+impl State {
+    /// Ends a bench's flights without any of their events.
+    fn fail_bench(&mut self, bench: usize) {
+        self.ready.retain(|(of, _)| *of != bench);
+        self.benches[bench].fail_all();
+    }
+}
+
+impl Drop for SimDisk {
+    /// Waits for what is in flight, as every disk does, unless the machine is gone.
+    fn drop(&mut self) {
+        let mut state = self.sim.state();
+        while !state.is_dead(self.generation) && state.tick(Some(self.bench)) {}
+        state.fail_bench(self.bench);
+        state.benches[self.bench] = Bench::default();
+    }
+}

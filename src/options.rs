@@ -1,0 +1,323 @@
+//! The user's words, and the [`Limits`] they are validated into.
+
+use std::time::Duration;
+
+use crate::error::OptionsError;
+use crate::format;
+
+/// Blocks of a segment that hold no data batch: the static block, an idle seal and a close seal (so that a log can
+/// always be sealed where it stands), an opening and the seal behind it.
+const RESERVED_BLOCKS: u32 = 5;
+
+/// What recovery does with a torn tail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecoveryMode {
+    /// Cut it, keep every whole record before it, and say so in the report. The default.
+    #[default]
+    TolerateTornTail,
+    /// Refuse to open a log whose tail is torn.
+    AbsoluteConsistency,
+}
+
+/// Which disk serves the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Engine {
+    /// io_uring; the system calls where io_uring is refused, unless `require_uring` is set. The default.
+    #[default]
+    Auto,
+    /// Plain system calls on the ring thread.
+    Syscalls,
+    /// No disk at all: everything completes at once and nothing is durable. For measuring our own overhead.
+    Null,
+}
+
+/// How a log is opened. Every setter gives its default, its bounds and its cost.
+///
+/// ```
+/// use ringwal::Options;
+/// let options = Options::default().segment_bytes(16 << 20).require_uring(true);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    allow_volatile: bool,
+    batch_bytes_max: usize,
+    block_bytes: Option<u32>,
+    create: bool,
+    delay_max: Duration,
+    engine: Engine,
+    flight_max: usize,
+    idle_seal: Duration,
+    lock_wait: Duration,
+    pending_bytes_max: usize,
+    record_bytes_max: Option<usize>,
+    recovery_mode: RecoveryMode,
+    require_uring: bool,
+    segment_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            allow_volatile: false,
+            batch_bytes_max: 1 << 20,
+            block_bytes: None,
+            create: true,
+            delay_max: Duration::ZERO,
+            engine: Engine::Auto,
+            flight_max: 2,
+            idle_seal: Duration::from_millis(10),
+            lock_wait: Duration::from_secs(5),
+            pending_bytes_max: 64 << 20,
+            record_bytes_max: None,
+            recovery_mode: RecoveryMode::TolerateTornTail,
+            require_uring: false,
+            segment_bytes: 64 << 20,
+        }
+    }
+}
+
+impl Options {
+    /// Opens on file systems that forget everything at power-off (tmpfs, ramfs). Default false: such a path is refused,
+    /// because no flush can keep promise P1 there.
+    #[must_use]
+    pub fn allow_volatile(mut self, allow: bool) -> Self {
+        self.allow_volatile = allow;
+        self
+    }
+
+    /// The size in bytes at which an open batch is closed and the next one begun. Default 1 MiB; at least one block, at
+    /// most `pending_bytes_max`; lowered to what fits a small segment. Soft: a larger record or group gets a batch of its
+    /// own. Larger batches cost memory (one buffer each), smaller ones cost more flushes under load.
+    #[must_use]
+    pub fn batch_bytes_max(mut self, bytes: usize) -> Self {
+        self.batch_bytes_max = bytes;
+        self
+    }
+
+    /// The block size in bytes: a power of two from 512 to 65,536. Default: what the device and the file system ask
+    /// for, at least 4096. A smaller one than they ask for is refused.
+    #[must_use]
+    pub fn block_bytes(mut self, bytes: u32) -> Self {
+        self.block_bytes = Some(bytes);
+        self
+    }
+
+    /// Whether a missing directory (whose parent exists) and a missing log are made. Default true.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// How long a batch may wait for company before it is written. Default 0: a batch leaves as soon as a flight slot
+    /// is free, which is best for callers that wait for their records.
+    #[must_use]
+    pub fn delay_max(mut self, delay: Duration) -> Self {
+        self.delay_max = delay;
+        self
+    }
+
+    /// Which disk serves the log when it has a ring thread of its own. Default [`Engine::Auto`].
+    #[must_use]
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// How many batches may be in flight at once. Default 2; 1 to 64. After a crash at most this many batches, the
+    /// last ones, are without a later claim that they were durable (promise P5).
+    #[must_use]
+    pub fn flight_max(mut self, batches: usize) -> Self {
+        self.flight_max = batches;
+        self
+    }
+
+    /// How long a log is idle before a seal says that all of it is durable. Default 10 ms. Bounds the window of
+    /// promise P5 and the lag of readers in other processes; costs one block each time.
+    #[must_use]
+    pub fn idle_seal(mut self, idle: Duration) -> Self {
+        self.idle_seal = idle;
+        self
+    }
+
+    /// How long to wait for the lock of a writer that was killed and whose last writes the kernel has not finished.
+    /// Default 5 s. A living writer is never waited for.
+    #[must_use]
+    pub fn lock_wait(mut self, wait: Duration) -> Self {
+        self.lock_wait = wait;
+        self
+    }
+
+    /// The bound on memory for records that are not yet durable, in bytes (promise P9). Default 64 MiB; at least two
+    /// of the largest batches. At the bound `append` waits its turn and `submit` is refused.
+    #[must_use]
+    pub fn pending_bytes_max(mut self, bytes: usize) -> Self {
+        self.pending_bytes_max = bytes;
+        self
+    }
+
+    /// The largest record in bytes; a group's records with 12 bytes each may be as large together. Default 16 MiB, or
+    /// what fits if the segment is small; 1 GiB at most.
+    #[must_use]
+    pub fn record_bytes_max(mut self, bytes: usize) -> Self {
+        self.record_bytes_max = Some(bytes);
+        self
+    }
+
+    /// What recovery does with a torn tail. Default [`RecoveryMode::TolerateTornTail`].
+    #[must_use]
+    pub fn recovery_mode(mut self, mode: RecoveryMode) -> Self {
+        self.recovery_mode = mode;
+        self
+    }
+
+    /// Refuses to open where io_uring is refused, instead of using plain system calls. Default false.
+    #[must_use]
+    pub fn require_uring(mut self, require: bool) -> Self {
+        self.require_uring = require;
+        self
+    }
+
+    /// The size of a segment file in bytes, rounded up to blocks. Default 64 MiB; at least 16 blocks, at most 16 GiB.
+    /// It is zero-filled ahead of use, so that appends overwrite written blocks; two are kept ready.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    pub(crate) fn volatile_allowed(&self) -> bool {
+        self.allow_volatile
+    }
+
+    pub(crate) fn creates(&self) -> bool {
+        self.create
+    }
+
+    pub(crate) fn chosen_engine(&self) -> Engine {
+        self.engine
+    }
+
+    pub(crate) fn uring_required(&self) -> bool {
+        self.require_uring
+    }
+
+    pub(crate) fn chosen_lock_wait(&self) -> Duration {
+        self.lock_wait
+    }
+
+    /// Validates the options for a directory that asks for blocks of `needed` bytes.
+    ///
+    /// # Errors
+    /// The first option that is out of bounds, with its bounds.
+    pub(crate) fn limits(&self, needed: u32) -> Result<Limits, OptionsError> {
+        let block = self.block_bytes.unwrap_or(needed.max(4096));
+        check("block_bytes", block.is_power_of_two() && (512..=65536).contains(&block), || {
+            format!("{block} is not a power of two from 512 to 65536")
+        })?;
+        check("block_bytes", block >= needed, || format!("{block} is below the {needed} that this directory needs"))?;
+        let block_len = block as usize;
+        let blocks = self.segment_bytes.div_ceil(u64::from(block));
+        check("segment_bytes", blocks >= 16 && self.segment_bytes <= 16 << 30, || {
+            format!("{} is not from {} (16 blocks) to 16 GiB", self.segment_bytes, 16 * u64::from(block))
+        })?;
+        check("flight_max", (1..=64).contains(&self.flight_max), || format!("{} is not from 1 to 64", self.flight_max))?;
+        let segment_blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
+        // A segment holds at least (flight_max + 1) of the largest batches: recovery copies that many at most.
+        let share = (segment_blocks - RESERVED_BLOCKS) as usize / (self.flight_max + 1);
+        check("segment_bytes", share >= 1, || {
+            format!("{} bytes are too few for flight_max {}", self.segment_bytes, self.flight_max)
+        })?;
+        let largest = share * block_len;
+        let record_fits = largest - format::BATCH_HEADER_BYTES - format::RECORD_HEADER_BYTES;
+        let record_max = self.record_bytes_max.unwrap_or(record_fits.min(16 << 20));
+        check("record_bytes_max", (1..=1 << 30).contains(&record_max), || format!("{record_max} is not from 1 to 1 GiB"))?;
+        check("record_bytes_max", record_max <= record_fits, || {
+            format!("{record_max} is over the {record_fits} that a segment of {} bytes allows", self.segment_bytes)
+        })?;
+        check("batch_bytes_max", self.batch_bytes_max >= 1, || "must not be 0".to_owned())?;
+        let batch_bytes = self.batch_bytes_max.next_multiple_of(block_len).min(largest);
+        let batch_max = format::batch_bytes(format::record_bytes(record_max), block).max(batch_bytes);
+        check("pending_bytes_max", self.pending_bytes_max >= 2 * batch_max, || {
+            format!("{} is below two of the largest batches ({})", self.pending_bytes_max, 2 * batch_max)
+        })?;
+        Ok(Limits {
+            batch_bytes,
+            block_bytes: block,
+            delay_max: self.delay_max,
+            flight_max: self.flight_max,
+            idle_seal: self.idle_seal,
+            pending_bytes_max: self.pending_bytes_max,
+            record_bytes_max: record_max,
+            recovery_mode: self.recovery_mode,
+            segment_blocks,
+        })
+    }
+}
+
+fn check(option: &'static str, holds: bool, why: impl FnOnce() -> String) -> Result<(), OptionsError> {
+    if holds { Ok(()) } else { Err(OptionsError { option, why: why() }) }
+}
+
+/// What the options mean for one directory: validated once, never again.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// Where an open batch is closed: the size of a staging buffer, a multiple of the block.
+    pub(crate) batch_bytes: usize,
+    pub(crate) block_bytes: u32,
+    pub(crate) delay_max: Duration,
+    pub(crate) flight_max: usize,
+    pub(crate) idle_seal: Duration,
+    pub(crate) pending_bytes_max: usize,
+    pub(crate) record_bytes_max: usize,
+    pub(crate) recovery_mode: RecoveryMode,
+    pub(crate) segment_blocks: u32,
+}
+
+impl Limits {
+    /// How many bytes the records of one group may take, their headers included.
+    pub(crate) fn group_bytes_max(&self) -> usize {
+        format::record_bytes(self.record_bytes_max)
+    }
+
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        u64::from(self.segment_blocks) * u64::from(self.block_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_hold_the_documented_record() {
+        let limits = Options::default().limits(4096).unwrap();
+        assert_eq!(limits.record_bytes_max, 16 << 20);
+        assert_eq!(limits.batch_bytes, 1 << 20);
+        assert_eq!(limits.segment_bytes(), 64 << 20);
+    }
+
+    #[test]
+    fn small_segments_lower_the_bounds_unless_they_were_asked_for() {
+        let small = Options::default().segment_bytes(64 << 10);
+        let limits = small.limits(4096).unwrap();
+        let batch = format::batch_bytes(format::record_bytes(limits.record_bytes_max), 4096);
+        assert!(batch * 3 + 5 * 4096 <= 64 << 10);
+        assert_eq!(small.record_bytes_max(1 << 20).limits(4096).unwrap_err().option, "record_bytes_max");
+    }
+
+    #[test]
+    fn each_bound_is_named() {
+        let name = |options: Options| options.limits(4096).unwrap_err().option;
+        assert_eq!(name(Options::default().block_bytes(3000)), "block_bytes");
+        assert_eq!(name(Options::default().block_bytes(512)), "block_bytes");
+        assert_eq!(name(Options::default().segment_bytes(4096)), "segment_bytes");
+        assert_eq!(name(Options::default().flight_max(0)), "flight_max");
+        assert_eq!(name(Options::default().segment_bytes(64 << 10).flight_max(64)), "segment_bytes");
+        assert_eq!(name(Options::default().pending_bytes_max(1 << 20)), "pending_bytes_max");
+        assert_eq!(name(Options::default().batch_bytes_max(0)), "batch_bytes_max");
+        assert_eq!(name(Options::default().record_bytes_max(0)), "record_bytes_max");
+    }
+}

@@ -1,0 +1,10 @@
+//! READING: segments a window at a time ([`segment`]), a directory at a glance ([`survey`]), what it means ([`assess`]),
+//! opening it for writing ([`recover`]), records along the live chain ([`cursor`]), and a log that another process may
+//! be writing ([`reader`]).
+
+pub(crate) mod assess;
+pub(crate) mod cursor;
+pub(crate) mod reader;
+pub(crate) mod recover;
+pub(crate) mod segment;
+pub(crate) mod survey;

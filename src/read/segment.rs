@@ -1,0 +1,136 @@
+//! Bytes of segments, a window at a time.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::disk::{Buffer, SegmentFile};
+use crate::error::IoFailure;
+use crate::format::{BatchHeader, Link, SegmentHeader, Verdict};
+use crate::lsn::SegmentId;
+
+/// How far a sequential reader reads ahead, in bytes.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// A valid batch header and its CRC, by which others link to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) header: BatchHeader,
+    pub(crate) crc: u32,
+}
+
+impl Found {
+    /// The link that names this batch.
+    pub(crate) fn link(&self) -> Link {
+        self.header.link_to(self.crc)
+    }
+}
+
+/// An open segment file whose static block is valid.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) header: SegmentHeader,
+    pub(crate) file: Arc<dyn SegmentFile>,
+}
+
+impl Segment {
+    pub(crate) fn id(&self) -> SegmentId {
+        self.header.id
+    }
+
+    pub(crate) fn path(&self) -> &Arc<Path> {
+        self.file.path()
+    }
+
+    /// Where `block` begins in the file, in bytes.
+    pub(crate) fn offset(&self, block: u32) -> u64 {
+        u64::from(block) * u64::from(self.header.block_bytes)
+    }
+}
+
+/// A stretch of one segment held in memory: one for each sequential reader.
+#[derive(Debug)]
+pub(crate) struct Window {
+    buffer: Buffer,
+    /// The unit that reads must be aligned to, in bytes.
+    align: usize,
+    segment: Option<SegmentId>,
+    offset: u64,
+    len: usize,
+}
+
+impl Window {
+    /// An empty window for a directory whose blocks are `align` bytes.
+    pub(crate) fn new(align: u32) -> Self {
+        let align = align as usize;
+        Self { buffer: Buffer::new(align.max(4096)), align, segment: None, offset: 0, len: 0 }
+    }
+
+    /// Forgets what it holds: the file may have changed.
+    pub(crate) fn forget(&mut self) {
+        self.segment = None;
+    }
+
+    /// `blocks` blocks from `block` of `segment`; fewer bytes at the end of the file. With `ahead`, reads on beyond
+    /// them, for what is likely asked next.
+    pub(crate) fn bytes(&mut self, segment: &Segment, block: u32, blocks: u32, ahead: bool) -> Result<&[u8], IoFailure> {
+        let start = segment.offset(block);
+        // Never beyond the segment: a length in a header is not to be trusted with an allocation.
+        let blocks = blocks.min(segment.header.blocks.saturating_sub(block));
+        let want = blocks as usize * segment.header.block_bytes as usize;
+        let end = start + want as u64;
+        if self.segment != Some(segment.id()) || start < self.offset || end > self.offset + self.len as u64 {
+            self.load(segment, start, want, ahead)?;
+        }
+        let from = usize::try_from(start - self.offset).unwrap_or(usize::MAX).min(self.len);
+        let to = (from + want).min(self.len);
+        Ok(&self.buffer[from..to])
+    }
+
+    fn load(&mut self, segment: &Segment, start: u64, want: usize, ahead: bool) -> Result<(), IoFailure> {
+        self.segment = None;
+        let offset = start - start % self.align as u64;
+        let lead = usize::try_from(start - offset).unwrap_or(0);
+        let left = usize::try_from(segment.header.bytes() - offset).unwrap_or(usize::MAX);
+        let ahead = if ahead { WINDOW_BYTES.min(left) } else { 0 };
+        let len = (lead + want).max(ahead).next_multiple_of(self.align);
+        if self.buffer.len() < len {
+            self.buffer = Buffer::new(len);
+        }
+        self.len = segment.file.read_at(&mut self.buffer[..len], offset)?;
+        self.offset = offset;
+        self.segment = Some(segment.id());
+        Ok(())
+    }
+
+    /// What the header at `block` of `segment` is.
+    pub(crate) fn header_at(&mut self, segment: &Segment, block: u32, ahead: bool) -> Result<Verdict<Found>, IoFailure> {
+        let bytes = self.bytes(segment, block, 1, ahead)?;
+        if bytes.len() < segment.header.block_bytes as usize {
+            return Ok(Verdict::Bad);
+        }
+        Ok(match BatchHeader::decode(bytes, segment.header.log_id, segment.id(), block) {
+            Verdict::Valid((header, crc)) => Verdict::Valid(Found { header, crc }),
+            Verdict::Zero => Verdict::Zero,
+            Verdict::Stale(records_bytes) => Verdict::Stale(records_bytes),
+            Verdict::Bad => Verdict::Bad,
+            Verdict::Newer(version) => Verdict::Newer(version),
+        })
+    }
+
+    /// What the batch at `block` of `segment` is, its records included: valid only if every byte is.
+    pub(crate) fn batch_at(&mut self, segment: &Segment, block: u32) -> Result<Verdict<Found>, IoFailure> {
+        let verdict = self.header_at(segment, block, true)?;
+        if let Verdict::Valid(found) = verdict {
+            let whole = self.bytes_of(segment, &found)?;
+            if !found.header.check(whole, segment.header.block_bytes) {
+                return Ok(Verdict::Bad);
+            }
+        }
+        Ok(verdict)
+    }
+
+    /// The bytes of a batch; fewer if the file ends before it does.
+    pub(crate) fn bytes_of(&mut self, segment: &Segment, found: &Found) -> Result<&[u8], IoFailure> {
+        self.bytes(segment, found.header.block, found.header.blocks(segment.header.block_bytes), true)
+    }
+}

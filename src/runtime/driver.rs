@@ -1,0 +1,388 @@
+//! THE LOOP: take commands, reap, publish, submit, wake. A step function over any number of logs, with no thread inside:
+//! a ring thread runs it ([`Driver::run`]), a simulation steps it.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::durable::End;
+use super::sync::Arc;
+use super::{Command, Inbox, Job, PreparedFile, Shared, Tenancy, Workshop};
+use crate::disk::{Buffer, Completion, Disk, FileSlot, Lock, Notify, Write};
+use crate::error::{Cause, IoFailure, OpenError, Op};
+use crate::format::{BATCH_HEADER_BYTES, SegmentHeader};
+use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space};
+use crate::lsn::SegmentId;
+
+/// How long to wait before a segment is tried again that could not be prepared.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// One ring thread's world.
+pub(crate) struct Driver {
+    disk: Box<dyn Disk>,
+    inbox: Arc<Inbox>,
+    workshop: Arc<dyn Workshop>,
+    tenants: Slab<Tenant>,
+    flights: Slab<Flight>,
+    /// Kept between steps, so that a step allocates nothing.
+    commands: Vec<Command>,
+    completions: Vec<Completion>,
+    woken: Vec<Waker>,
+}
+
+/// A batch on its way.
+#[derive(Debug)]
+struct Flight {
+    tenant: usize,
+    ticket: u64,
+    segment: SegmentId,
+    submitted: Duration,
+    len: usize,
+    records: u32,
+}
+
+/// What a step leaves to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pause {
+    /// When something is due, if nothing happens before.
+    pub(crate) until: Option<Duration>,
+    /// Whether a wake-up from an appender is of any use before the next completion.
+    pub(crate) wakeable: bool,
+}
+
+impl Driver {
+    pub(crate) fn new(disk: Box<dyn Disk>, inbox: Arc<Inbox>, workshop: Arc<dyn Workshop>) -> Self {
+        Self {
+            disk,
+            inbox,
+            workshop,
+            tenants: Slab::new(),
+            flights: Slab::new(),
+            commands: Vec::new(),
+            completions: Vec::new(),
+            woken: Vec::new(),
+        }
+    }
+
+    /// Runs until the runtime is dropped and every log is closed.
+    pub(crate) fn run(&mut self, notify: &Notify) {
+        let start = Instant::now();
+        while !self.is_done() {
+            let pause = self.step(start.elapsed());
+            let timeout = pause.until.map(|until| until.saturating_sub(start.elapsed()));
+            self.disk.wait(notify, pause.wakeable, timeout);
+        }
+    }
+
+    /// Everything there is to do at `now`. Never blocks on a disk that does not block.
+    pub(crate) fn step(&mut self, now: Duration) -> Pause {
+        self.take_commands(now);
+        self.reap(now);
+        let mut pause = Pause { until: None, wakeable: false };
+        for key in 0..self.tenants.capacity() {
+            // Publish, submit the next batch, and only then wake the waiters, outside any lock: woken first, they would
+            // compete with the submission for this core.
+            let Some(tenant) = self.tenants.get_mut(key) else { continue };
+            tenant.publish(&mut self.woken);
+            let next = tenant.submit(key, now, &mut *self.disk, &mut self.flights);
+            tenant.request_segment(key, now, &*self.workshop, &self.inbox);
+            pause.wakeable |= tenant.journal.has_slot();
+            match next {
+                Next::Wait(due) => pause.until = pause.until.into_iter().chain(due).min(),
+                _ => self.retire(key),
+            }
+        }
+        self.disk.kick();
+        self.woken.drain(..).for_each(Waker::wake);
+        pause
+    }
+
+    /// Whether nothing will ever be due again.
+    pub(crate) fn is_done(&self) -> bool {
+        self.tenants.is_empty() && self.flights.is_empty() && self.inbox.is_abandoned()
+    }
+
+    fn take_commands(&mut self, now: Duration) {
+        self.inbox.drain(&mut self.commands);
+        let mut commands = std::mem::take(&mut self.commands);
+        for command in commands.drain(..) {
+            match command {
+                Command::Host(tenancy) => self.host(tenancy),
+                Command::Prepared { tenant, header, file } => {
+                    if let Some(tenant) = self.tenants.get_mut(tenant) {
+                        tenant.handle_prepared(&header, file, now, &mut *self.disk);
+                    }
+                }
+                Command::Panic => panic!("asked to by a test"),
+            }
+        }
+        self.commands = commands;
+    }
+
+    fn host(&mut self, tenancy: Box<Tenancy>) {
+        let Tenancy { journal, shared, files, next_segment, spares, shape, lock, buffer_bytes, pending_bytes_max, told } = *tenancy;
+        let answer = self.attach_all(&shared, files, lock.as_ref(), buffer_bytes, pending_bytes_max);
+        match answer {
+            Ok((files, lock_slot)) => {
+                self.tenants.insert(Tenant {
+                    journal,
+                    shared,
+                    files,
+                    in_flight: 0,
+                    preparing: Preparing::Nothing,
+                    retry_wanted: false,
+                    next_segment,
+                    spares,
+                    shape,
+                    lock,
+                    lock_slot,
+                    poisoned: false,
+                });
+                let _ = told.send(Ok(()));
+            }
+            Err(failure) => {
+                drop(lock);
+                let _ = told.send(Err(OpenError::Io(failure)));
+            }
+        }
+    }
+
+    /// Takes a log's files and lock into the disk's table, and gives it its buffers.
+    fn attach_all(
+        &mut self,
+        shared: &Shared,
+        files: Vec<(SegmentId, PreparedFile)>,
+        lock: Option<&Lock>,
+        buffer_bytes: usize,
+        pending_bytes_max: usize,
+    ) -> Result<(VecDeque<Attached>, Option<FileSlot>), IoFailure> {
+        let pool = self.disk.pool(buffer_bytes, pending_bytes_max);
+        shared.stage.set_pool(pool.map_err(|error| IoFailure::new(Op::Ring, shared.dir.path(), 0, &error))?);
+        let lock_slot = lock.map(|lock| self.disk.hold(lock.as_fd())).transpose()?;
+        let attach = |(id, file): (SegmentId, PreparedFile)| Ok(Attached { id, slot: self.disk.attach(&file)?, in_flight: 0 });
+        Ok((files.into_iter().map(attach).collect::<Result<_, IoFailure>>()?, lock_slot))
+    }
+
+    fn reap(&mut self, now: Duration) {
+        self.disk.reap(&mut self.completions);
+        for completion in self.completions.drain(..) {
+            let key = usize::try_from(completion.token).unwrap_or(usize::MAX);
+            let flight = self.flights.remove(key);
+            if let Some(tenant) = self.tenants.get_mut(flight.tenant) {
+                tenant.handle_completion(&flight, completion, now, &mut *self.disk, &mut self.woken);
+            }
+        }
+    }
+
+    /// A log that is closed (or poisoned and given up), with nothing in flight: lets go of its files and its lock, and
+    /// only then says so.
+    fn retire(&mut self, key: usize) {
+        if self.tenants[key].in_flight > 0 {
+            return;
+        }
+        let mut tenant = self.tenants.remove(key);
+        for file in tenant.files.drain(..) {
+            self.disk.detach(file.slot);
+        }
+        if let Some(slot) = tenant.lock_slot.take() {
+            self.disk.detach(slot);
+        }
+        drop(tenant.lock.take());
+        tenant.shared.finish(End::Closed, &mut self.woken);
+        tenant.shared.release(&mut self.woken);
+    }
+
+    /// The ring thread panicked: every future of every log gets to know. What is in flight ends before files and locks
+    /// are let go.
+    pub(crate) fn poison_all(mut self, text: &str) {
+        self.inbox.refuse(&mut self.commands);
+        let cause = Cause::Panic(text.into());
+        let mut shared = Vec::new();
+        for (_, tenant) in &mut self.tenants {
+            tenant.poison(cause.clone(), &mut self.woken);
+            shared.push(tenant.shared.clone());
+        }
+        let mut woken = std::mem::take(&mut self.woken);
+        woken.drain(..).for_each(Waker::wake);
+        // Ends what is in flight; also drops the logs that nobody took up, whose openers are told by their channel.
+        drop(self);
+        shared.iter().for_each(|shared| shared.release(&mut woken));
+        woken.drain(..).for_each(Waker::wake);
+    }
+}
+
+/// A segment's file in the disk's table.
+#[derive(Debug)]
+struct Attached {
+    id: SegmentId,
+    slot: FileSlot,
+    in_flight: usize,
+}
+
+/// Whether the workshop is busy for a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Preparing {
+    Nothing,
+    One,
+    Failed { at: Duration },
+}
+
+/// One log on this ring thread.
+#[derive(Debug)]
+struct Tenant {
+    journal: Journal,
+    shared: Arc<Shared>,
+    /// The segments that are written to or ready, in the order of their ids.
+    files: VecDeque<Attached>,
+    in_flight: usize,
+    preparing: Preparing,
+    retry_wanted: bool,
+    next_segment: SegmentId,
+    spares: Vec<u64>,
+    /// What a segment to be prepared looks like.
+    shape: SegmentHeader,
+    lock: Option<Lock>,
+    lock_slot: Option<FileSlot>,
+    poisoned: bool,
+}
+
+impl Tenant {
+    /// Publishes the watermark.
+    fn publish(&mut self, woken: &mut Vec<Waker>) {
+        if !self.poisoned {
+            self.shared.durable.publish(self.journal.poll_durable(), woken);
+        }
+    }
+
+    /// Submits whatever is due.
+    fn submit(&mut self, key: usize, now: Duration, disk: &mut dyn Disk, flights: &mut Slab<Flight>) -> Next {
+        loop {
+            let view = self.shared.stage.view(self.journal.has_slot());
+            self.retry_wanted |= view.retry_wanted;
+            if self.poisoned {
+                return if view.closing { Next::Finished } else { Next::Wait(None) };
+            }
+            let next = self.journal.poll_next(view.staged, view.closing, now);
+            match next {
+                Next::Batch => {
+                    let Some((shape, mut buffer)) = self.shared.stage.take() else { return Next::Wait(None) };
+                    self.enter_segment(&shape, disk);
+                    pad(&shape, &mut buffer);
+                    let ticket = self.journal.handle_batch(&shape, &mut buffer);
+                    self.fly(key, ticket, &shape, buffer, now, disk, flights);
+                }
+                Next::Seal { close } => match self.shared.stage.take_seal() {
+                    Some((shape, mut buffer)) => {
+                        self.enter_segment(&shape, disk);
+                        pad(&shape, &mut buffer);
+                        let ticket = self.journal.handle_seal(&shape, close, &mut buffer);
+                        self.fly(key, ticket, &shape, buffer, now, disk, flights);
+                    }
+                    None => self.journal.handle_no_place(close),
+                },
+                Next::Wait(_) | Next::Finished => return next,
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the one place where a batch meets the disk")]
+    fn fly(
+        &mut self,
+        tenant: usize,
+        ticket: u64,
+        shape: &Shape,
+        buffer: Buffer,
+        now: Duration,
+        disk: &mut dyn Disk,
+        flights: &mut Slab<Flight>,
+    ) {
+        let Place { segment, .. } = shape.place;
+        let file = self.files.iter_mut().find(|file| file.id == segment).expect("a ready segment's file is attached");
+        file.in_flight += 1;
+        self.in_flight += 1;
+        let (len, records) = (shape.bytes(), shape.count);
+        let token = flights.insert(Flight { tenant, ticket, segment, submitted: now, len, records }) as u64;
+        disk.submit(Write { token, file: file.slot, offset: shape.place.offset(), len, buffer });
+    }
+
+    /// The first batch in a segment: readers learn of it before anything in it can be durable.
+    fn enter_segment(&mut self, shape: &Shape, disk: &mut dyn Disk) {
+        let entered = PathSegment { id: shape.place.segment, first: shape.first, link: self.journal.link() };
+        if self.shared.index.enter(entered) {
+            self.shared.stats.count_rotation();
+            self.let_go(disk);
+        }
+    }
+
+    /// Lets go of the files behind the current segment on which nothing is in flight.
+    fn let_go(&mut self, disk: &mut dyn Disk) {
+        let current = self.shared.index.last_id();
+        while self.files.front().is_some_and(|file| file.id < current && file.in_flight == 0) {
+            if let Some(file) = self.files.pop_front() {
+                disk.detach(file.slot);
+            }
+        }
+    }
+
+    fn handle_completion(&mut self, flight: &Flight, completion: Completion, now: Duration, disk: &mut dyn Disk, woken: &mut Vec<Waker>) {
+        self.in_flight -= 1;
+        if let Some(file) = self.files.iter_mut().find(|file| file.id == flight.segment) {
+            file.in_flight -= 1;
+        }
+        self.let_go(disk);
+        self.shared.stage.give_back(completion.buffer);
+        match completion.result {
+            Ok(()) => {
+                self.shared.stats.count_flush(flight.len, flight.records, now.saturating_sub(flight.submitted));
+                self.journal.handle_completed(flight.ticket);
+            }
+            Err(failure) => self.poison(Cause::Io(failure), woken),
+        }
+    }
+
+    /// The first failure is final (promise P6).
+    fn poison(&mut self, cause: Cause, woken: &mut Vec<Waker>) {
+        if !self.poisoned {
+            self.poisoned = true;
+            self.shared.finish(End::Poisoned(cause), woken);
+        }
+    }
+
+    /// Keeps segments ready: one request at a time, so that ids never have gaps.
+    fn request_segment(&mut self, tenant: usize, now: Duration, workshop: &dyn Workshop, inbox: &Arc<Inbox>) {
+        let due = match self.preparing {
+            Preparing::Nothing => true,
+            Preparing::One => false,
+            // Not before a while has passed, and only when somebody was refused for it.
+            Preparing::Failed { at } => std::mem::take(&mut self.retry_wanted) && now >= at + RETRY,
+        };
+        if due && !self.poisoned && self.shared.stage.segments_wanted() > 0 {
+            self.preparing = Preparing::One;
+            let header = SegmentHeader { id: self.next_segment, ..self.shape };
+            workshop.request(Job { tenant, shared: self.shared.clone(), header, spare: self.spares.pop(), inbox: inbox.clone() });
+        }
+    }
+
+    fn handle_prepared(&mut self, header: &SegmentHeader, file: Result<PreparedFile, IoFailure>, now: Duration, disk: &mut dyn Disk) {
+        match file.and_then(|file| disk.attach(&file)) {
+            Ok(slot) => {
+                self.preparing = Preparing::Nothing;
+                self.next_segment = header.id.next();
+                self.files.push_back(Attached { id: header.id, slot, in_flight: 0 });
+                self.shared.stage.add_ready(Space { id: header.id, block_bytes: header.block_bytes, blocks: header.blocks });
+            }
+            Err(failure) => {
+                self.preparing = Preparing::Failed { at: now };
+                self.shared.stage.set_no_space(failure);
+            }
+        }
+    }
+}
+
+/// Zeros between the records and the block boundary: a buffer's earlier life must not reach the disk.
+fn pad(shape: &Shape, buffer: &mut Buffer) {
+    buffer[BATCH_HEADER_BYTES + shape.records_bytes..shape.bytes()].fill(0);
+}

@@ -1,0 +1,50 @@
+//! The live chain's segments: where a reader finds an LSN. Written by the ring thread at rotation, read by readers.
+
+use super::sync::{PoisonError, RwLock};
+use crate::journal::PathSegment;
+use crate::lsn::{Lsn, SegmentId};
+
+/// The segments of the live chain, oldest first. Never empty.
+#[derive(Debug)]
+pub(crate) struct Index {
+    path: RwLock<Vec<PathSegment>>,
+}
+
+impl Index {
+    pub(crate) fn new(path: Vec<PathSegment>) -> Self {
+        Self { path: RwLock::new(path) }
+    }
+
+    /// Adds the segment of the batch that is about to be written, unless it is the last one already. Returns whether it
+    /// was added.
+    pub(crate) fn enter(&self, segment: PathSegment) -> bool {
+        if segment.id == self.last_id() {
+            return false;
+        }
+        self.path.write().unwrap_or_else(PoisonError::into_inner).push(segment);
+        true
+    }
+
+    /// The segment being written.
+    pub(crate) fn last_id(&self) -> SegmentId {
+        self.path.read().unwrap_or_else(PoisonError::into_inner).last().map_or_else(SegmentId::default, |last| last.id)
+    }
+
+    /// The segment in which `lsn` stands, if it is in the log, and the one behind it.
+    pub(crate) fn find(&self, lsn: Lsn) -> Option<(PathSegment, Option<PathSegment>)> {
+        let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
+        let at = path.partition_point(|segment| segment.first <= lsn).checked_sub(1)?;
+        Some((path[at], path.get(at + 1).copied()))
+    }
+
+    /// The segment behind `id` on the chain.
+    pub(crate) fn behind(&self, id: SegmentId) -> Option<PathSegment> {
+        let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
+        path.get(path.partition_point(|segment| segment.id <= id)).copied()
+    }
+
+    /// All of them.
+    pub(crate) fn path(&self) -> Vec<PathSegment> {
+        self.path.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

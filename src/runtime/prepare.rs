@@ -1,0 +1,76 @@
+//! Preparing segments: created or taken from a spare, filled with zeros, made durable, and only then named.
+//!
+//! Runs on a helper thread (or inside an opening), never on the ring thread. The order is the point: whatever carries
+//! a segment's name is complete, whenever the power goes.
+
+use std::sync::Arc;
+
+use crate::disk::{Buffer, Directory, SegmentFile};
+use crate::error::IoFailure;
+use crate::format::SegmentHeader;
+use crate::format::segment::{segment_name, spare_name};
+
+/// Zeros are written in pieces of this size.
+const ZERO_BYTES: usize = 1 << 20;
+
+/// Prepares the segment that `header` describes. With `spare`, the number of a spare file of the right length, that file
+/// is used again: its old batches stay in it, and stale they are, by segment id, epoch and nonce.
+///
+/// # Errors
+/// The first failure; the unfinished file is removed again, so that its space is not held.
+pub(crate) fn prepare(dir: &dyn Directory, header: &SegmentHeader, spare: Option<u64>) -> Result<Arc<dyn SegmentFile>, IoFailure> {
+    let name = match spare {
+        Some(number) => spare_name(number),
+        None => spare_name(header.id.get()),
+    };
+    let prepared = match spare {
+        Some(_) => reuse(dir, header, &name),
+        None => create(dir, header, &name),
+    };
+    let named = prepared.and_then(|_| {
+        dir.rename(&name, &segment_name(header.id))?;
+        dir.sync()
+    });
+    match named {
+        Ok(()) => dir.open(&segment_name(header.id), crate::disk::Access::ReadWrite),
+        Err(failure) => {
+            // Best effort: the failure that matters is the first one.
+            let _ = dir.remove(&name);
+            Err(failure)
+        }
+    }
+}
+
+fn create(dir: &dyn Directory, header: &SegmentHeader, name: &str) -> Result<(), IoFailure> {
+    let file = match dir.create(name) {
+        // Left over from a preparation that a crash interrupted.
+        Err(failure) if failure.errno == nix::libc::EEXIST => {
+            dir.remove(name)?;
+            dir.create(name)?
+        }
+        created => created?,
+    };
+    // Reserve first: a full disk is told early, and extents come in one piece.
+    file.allocate(header.bytes())?;
+    let len = usize::try_from(header.bytes()).unwrap_or(usize::MAX).min(ZERO_BYTES);
+    let zeros = Buffer::new(len);
+    let mut offset = 0;
+    while offset < header.bytes() {
+        let piece = usize::try_from(header.bytes() - offset).unwrap_or(usize::MAX).min(len);
+        file.write_at(&zeros[..piece], offset)?;
+        offset += piece as u64;
+    }
+    finish(&*file, header)
+}
+
+fn reuse(dir: &dyn Directory, header: &SegmentHeader, name: &str) -> Result<(), IoFailure> {
+    finish(&*dir.open(name, crate::disk::Access::ReadWrite)?, header)
+}
+
+fn finish(file: &dyn SegmentFile, header: &SegmentHeader) -> Result<(), IoFailure> {
+    let mut block = Buffer::new(header.block_bytes as usize);
+    let len = block.len().min(header.block_bytes as usize);
+    header.encode(&mut block[..len]);
+    file.write_at(&block[..len], 0)?;
+    file.sync()
+}

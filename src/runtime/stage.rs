@@ -1,0 +1,438 @@
+//! Staging: how records get from their appenders to the ring thread.
+//!
+//! Under one short lock an appender learns its LSN and its place, copies its bytes into the open batch's buffer, and
+//! leaves. A large record is copied outside the lock, into a buffer of its own that then *becomes* the open batch. The
+//! ring thread takes whole batches. While a flush is in flight nobody is woken for a new record: the ring thread asks to
+//! be woken (`wake_wanted`, under the same lock) only when it found nothing to do.
+//!
+//! At the memory bound, or while no segment is ready, appenders wait their turn in a queue, first come first served.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use super::durable::End;
+use super::sync::{Arc, Mutex, MutexGuard, lock};
+use crate::disk::{Buffer, BufferPool, Notify};
+use crate::error::{AppendError, Cause, IoFailure};
+use crate::format::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, RecordCrc, record, record_bytes};
+use crate::journal::{Batcher, Placing, Shape, Space, Staged};
+use crate::lsn::{LogId, Lsn};
+
+/// A record at least this large is copied outside the lock.
+pub(crate) const LARGE_BYTES: usize = 128 << 10;
+
+/// What an appender brings.
+#[derive(Debug)]
+pub(crate) enum Entry<'a> {
+    /// One record, to be copied under the lock.
+    Record(RecordCrc, &'a [u8]),
+    /// Several, which share a batch.
+    Group(&'a [(RecordCrc, &'a [u8])]),
+    /// One that stands in a buffer of its own already, its payload behind the two headers' room.
+    Large(RecordCrc, usize),
+}
+
+impl Entry<'_> {
+    fn records_bytes(&self) -> usize {
+        match self {
+            Self::Record(_, payload) => record_bytes(payload.len()),
+            Self::Group(records) => records.iter().map(|(_, payload)| record_bytes(payload.len())).sum(),
+            Self::Large(_, len) => record_bytes(*len),
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The records have LSNs up to this one.
+    Staged(Lsn),
+    /// There is no room, or others wait already.
+    NoRoom,
+    Refused(AppendError),
+}
+
+/// A future's place in the queue for room.
+#[derive(Debug, Default)]
+pub(crate) struct Turn(Option<u64>);
+
+/// One log's staging area.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    inner: Mutex<Inner>,
+    notify: Arc<Notify>,
+    log_id: LogId,
+    nonce: u64,
+    record_bytes_max: usize,
+    group_bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct Inner {
+    batcher: Batcher,
+    /// The open batch's buffer; the batcher knows its shape.
+    open: Option<Buffer>,
+    /// Closed batches, oldest first.
+    closed: VecDeque<(Shape, Buffer)>,
+    pool: BufferPool,
+    queue: VecDeque<(u64, Waker)>,
+    next_turn: u64,
+    /// The ring thread found nothing to do and wants to hear of the next record.
+    wake_wanted: bool,
+    /// Nothing more is taken.
+    closing: bool,
+    end: Option<End>,
+    /// Why no segment could be prepared the last time, until one is.
+    no_space: Option<IoFailure>,
+    /// Somebody was refused for it since: worth another try.
+    retry_wanted: bool,
+}
+
+/// What the ring thread sees of the stage.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    pub(crate) staged: Staged,
+    pub(crate) closing: bool,
+    pub(crate) retry_wanted: bool,
+}
+
+/// What a stage is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) batcher: Batcher,
+    pub(crate) pool: BufferPool,
+    pub(crate) notify: Arc<Notify>,
+    pub(crate) log_id: LogId,
+    pub(crate) nonce: u64,
+    pub(crate) record_bytes_max: usize,
+    pub(crate) group_bytes_max: usize,
+}
+
+impl Stage {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let inner = Inner {
+            batcher: parts.batcher,
+            open: None,
+            closed: VecDeque::new(),
+            pool: parts.pool,
+            queue: VecDeque::new(),
+            next_turn: 0,
+            wake_wanted: false,
+            closing: false,
+            end: None,
+            no_space: None,
+            retry_wanted: false,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            notify: parts.notify,
+            log_id: parts.log_id,
+            nonce: parts.nonce,
+            record_bytes_max: parts.record_bytes_max,
+            group_bytes_max: parts.group_bytes_max,
+        }
+    }
+
+    /// Gives it its buffers: before the first append.
+    pub(crate) fn set_pool(&self, pool: BufferPool) {
+        lock(&self.inner).pool = pool;
+    }
+
+    /// An appender's part of a record's checksum, done outside the lock.
+    pub(crate) fn crc(&self, payload: &[u8]) -> RecordCrc {
+        RecordCrc::new(payload, self.log_id, self.nonce)
+    }
+
+    /// Refuses a record that is over its bound, before anything else.
+    pub(crate) fn check_record(&self, len: usize) -> Result<(), AppendError> {
+        if len > self.record_bytes_max { Err(AppendError::TooLarge { len, max: self.record_bytes_max }) } else { Ok(()) }
+    }
+
+    /// Refuses a group that is empty or over its bound: `sum` is its payloads' bytes.
+    pub(crate) fn check_group(&self, count: usize, sum: usize) -> Result<(), AppendError> {
+        let len = sum.saturating_add(count.saturating_mul(RECORD_HEADER_BYTES));
+        if count == 0 {
+            Err(AppendError::EmptyGroup)
+        } else if len > self.group_bytes_max {
+            Err(AppendError::TooLarge { len, max: self.group_bytes_max })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Gives the records their LSNs and copies them in. With `turn` an appender that does not fit is queued under
+    /// `waker`, and one that is queued is served only at the head of the queue. `buffer` is a large record's own, taken if
+    /// it is staged.
+    pub(crate) fn stage(&self, entry: Entry<'_>, buffer: &mut Option<Buffer>, turn: Option<(&mut Turn, &Waker)>) -> Outcome {
+        let mut inner = lock(&self.inner);
+        let mine = turn.as_ref().and_then(|(turn, _)| turn.0);
+        let outcome = if inner.queue.front().is_some_and(|(head, _)| Some(*head) != mine) && inner.refusal().is_none() {
+            Outcome::NoRoom
+        } else {
+            inner.stage(entry, buffer)
+        };
+        if outcome == Outcome::NoRoom {
+            if let Some((turn, waker)) = turn {
+                inner.queue_up(turn, waker);
+            }
+        } else if let Some((turn, _)) = turn {
+            inner.leave_queue(turn);
+        }
+        let next = if matches!(outcome, Outcome::Staged(_)) { inner.queue.front().map(|(_, waker)| waker.clone()) } else { None };
+        self.release(inner);
+        // The next in line may fit too: each that is served wakes the one behind it.
+        if let Some(waker) = next {
+            waker.wake();
+        }
+        outcome
+    }
+
+    /// Unlocks, and wakes the ring thread if it asked for it.
+    fn release(&self, mut inner: MutexGuard<'_, Inner>) {
+        let staged = inner.open.is_some() || !inner.closed.is_empty() || inner.closing || inner.retry_wanted;
+        let wake = staged && std::mem::take(&mut inner.wake_wanted);
+        drop(inner);
+        if wake {
+            self.notify.wake();
+        }
+    }
+
+    /// A buffer for a large record of `len` bytes, or a turn in the queue for one.
+    pub(crate) fn take_buffer(&self, len: usize, turn: Option<(&mut Turn, &Waker)>) -> Result<Option<Buffer>, AppendError> {
+        let mut inner = lock(&self.inner);
+        if let Some(refusal) = inner.refusal() {
+            return Err(refusal);
+        }
+        let mine = turn.as_ref().and_then(|(turn, _)| turn.0);
+        let buffer = if inner.queue.front().is_some_and(|(head, _)| Some(*head) != mine) {
+            None
+        } else {
+            inner.pool.take(BATCH_HEADER_BYTES + record_bytes(len))
+        };
+        match (&buffer, turn) {
+            (None, Some((turn, waker))) => inner.queue_up(turn, waker),
+            (Some(_), Some((turn, _))) => inner.leave_queue(turn),
+            _ => {}
+        }
+        let next = if buffer.is_some() { inner.queue.front().map(|(_, waker)| waker.clone()) } else { None };
+        drop(inner);
+        if let Some(waker) = next {
+            waker.wake();
+        }
+        Ok(buffer)
+    }
+
+    /// Leaves the queue: the future was dropped. Whoever becomes the head is woken, for the wake-up may have been lost on
+    /// the one who left.
+    pub(crate) fn forget(&self, turn: &mut Turn) {
+        if turn.0.is_none() {
+            return;
+        }
+        let mut inner = lock(&self.inner);
+        inner.leave_queue(turn);
+        let next = inner.queue.front().map(|(_, waker)| waker.clone());
+        drop(inner);
+        if let Some(waker) = next {
+            waker.wake();
+        }
+    }
+
+    /// The last LSN that was handed out.
+    pub(crate) fn appended(&self) -> Lsn {
+        lock(&self.inner).batcher.next_lsn().prev()
+    }
+
+    /// Bytes of memory that hold records on their way.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        lock(&self.inner).pool.in_use_bytes()
+    }
+
+    /// Takes no more records; the ring thread makes durable what is staged, seals and ends.
+    pub(crate) fn close(&self) {
+        let mut inner = lock(&self.inner);
+        inner.closing = true;
+        inner.wake_wanted = true;
+        let queue = std::mem::take(&mut inner.queue);
+        self.release(inner);
+        queue.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// What there is to do. With `wake` the ring thread asks to be woken at the next record if there is nothing now.
+    pub(crate) fn view(&self, wake: bool) -> View {
+        let mut inner = lock(&self.inner);
+        let staged = match (inner.closed.is_empty(), inner.open.is_some()) {
+            (false, _) => Staged::Closed,
+            (true, true) => Staged::Open,
+            (true, false) => Staged::Nothing,
+        };
+        inner.wake_wanted = wake;
+        View {
+            staged,
+            closing: inner.closing,
+            retry_wanted: std::mem::take(&mut inner.retry_wanted),
+        }
+    }
+
+    /// The next staged batch, its buffer not yet headed or padded.
+    pub(crate) fn take(&self) -> Option<(Shape, Buffer)> {
+        let mut inner = lock(&self.inner);
+        match inner.closed.pop_front() {
+            Some(batch) => Some(batch),
+            None => {
+                let buffer = inner.open.take()?;
+                Some((inner.batcher.close()?, buffer))
+            }
+        }
+    }
+
+    /// How many segments should be prepared.
+    pub(crate) fn segments_wanted(&self) -> usize {
+        lock(&self.inner).batcher.segments_wanted()
+    }
+
+    /// A place and a buffer for a seal, if there is a block for it and nothing is staged.
+    pub(crate) fn take_seal(&self) -> Option<(Shape, Buffer)> {
+        let mut inner = lock(&self.inner);
+        if inner.open.is_some() || !inner.closed.is_empty() {
+            return None;
+        }
+        let shape = inner.batcher.place_empty()?;
+        // Seals are not under the bound: at most one is in flight, and it must not wait for room.
+        let buffer = inner.pool.take(shape.bytes()).unwrap_or_else(|| Buffer::new(shape.bytes()));
+        Some((shape, buffer))
+    }
+
+    /// A completed batch's buffer comes back.
+    pub(crate) fn give_back(&self, buffer: Buffer) {
+        let mut inner = lock(&self.inner);
+        inner.pool.put(buffer);
+        self.wake_head(inner);
+    }
+
+    /// A segment is ready.
+    pub(crate) fn add_ready(&self, space: Space) {
+        let mut inner = lock(&self.inner);
+        inner.no_space = None;
+        inner.batcher.add_ready(space);
+        self.wake_head(inner);
+    }
+
+    /// No segment could be prepared: whoever needs one is refused from now on, until one is ready.
+    pub(crate) fn set_no_space(&self, failure: IoFailure) {
+        let mut inner = lock(&self.inner);
+        inner.no_space = Some(failure);
+        self.wake_head(inner);
+    }
+
+    fn wake_head(&self, inner: MutexGuard<'_, Inner>) {
+        let head = inner.queue.front().map(|(_, waker)| waker.clone());
+        drop(inner);
+        if let Some(waker) = head {
+            waker.wake();
+        }
+    }
+
+    /// The log ended: what is staged will never be written; everybody in the queue is woken to be told.
+    pub(crate) fn finish(&self, end: End, woken: &mut Vec<Waker>) {
+        let mut inner = lock(&self.inner);
+        inner.end.get_or_insert(end);
+        woken.extend(inner.queue.drain(..).map(|(_, waker)| waker));
+    }
+}
+
+impl Inner {
+    /// Why nothing can be taken at all.
+    fn refusal(&self) -> Option<AppendError> {
+        match &self.end {
+            Some(End::Poisoned(cause)) => Some(AppendError::Poisoned(Cause::clone(cause))),
+            Some(End::Closed) => Some(AppendError::Closed),
+            None if self.closing => Some(AppendError::Closed),
+            None => None,
+        }
+    }
+
+    fn stage(&mut self, entry: Entry<'_>, own: &mut Option<Buffer>) -> Outcome {
+        if let Some(refusal) = self.refusal() {
+            return Outcome::Refused(refusal);
+        }
+        let records_bytes = entry.records_bytes();
+        let at = match self.batcher.placing(records_bytes) {
+            // A large record brings its buffer: it begins a batch unless copying is cheaper than a flush of its own.
+            Placing::Join { at } => at,
+            Placing::Begin { buffer_bytes, rotates } => {
+                let Some(buffer) = own.take().or_else(|| self.pool.take(buffer_bytes)) else { return Outcome::NoRoom };
+                self.begin(buffer, records_bytes, rotates)
+            }
+            Placing::NoSegment => match &self.no_space {
+                Some(failure) => {
+                    self.retry_wanted = true;
+                    self.wake_wanted = true;
+                    return Outcome::Refused(AppendError::NoSpace(failure.clone()));
+                }
+                None => return Outcome::NoRoom,
+            },
+        };
+        Outcome::Staged(self.encode(entry, at, own))
+    }
+
+    /// Closes the open batch and begins the next one in `buffer`.
+    fn begin(&mut self, buffer: Buffer, records_bytes: usize, rotates: bool) -> usize {
+        if let (Some(shape), Some(full)) = (self.batcher.close(), self.open.take()) {
+            self.closed.push_back((shape, full));
+        }
+        let at = self.batcher.begin(buffer.len(), records_bytes, rotates);
+        self.open = Some(buffer);
+        at
+    }
+
+    /// Writes the records at `at` of the open batch. A large record that joins (its own buffer was not taken) is copied.
+    fn encode(&mut self, entry: Entry<'_>, mut at: usize, own: &mut Option<Buffer>) -> Lsn {
+        let out = self.open.as_mut().expect("a place was found in the open batch");
+        let mut one = |crc: RecordCrc, payload: &[u8]| {
+            let end = at + record_bytes(payload.len());
+            let lsn = self.batcher.next_lsn();
+            let mixed = record::encode(crc, lsn, payload, &mut out[at..end]);
+            at = end;
+            self.batcher.add(record_bytes(payload.len()), mixed)
+        };
+        match entry {
+            Entry::Record(crc, payload) => one(crc, payload),
+            Entry::Group(records) => records.iter().fold(Lsn::ZERO, |_, (crc, payload)| one(crc.clone(), payload)),
+            Entry::Large(crc, len) => match own.take() {
+                Some(copy) => {
+                    let lsn = one(crc, &copy[BATCH_HEADER_BYTES + RECORD_HEADER_BYTES..][..len]);
+                    self.pool.put(copy);
+                    lsn
+                }
+                None => {
+                    let lsn = self.batcher.next_lsn();
+                    let mixed = record::encode_header(crc, lsn, &mut out[at..at + RECORD_HEADER_BYTES]);
+                    self.batcher.add(record_bytes(len), mixed)
+                }
+            },
+        }
+    }
+
+    fn queue_up(&mut self, turn: &mut Turn, waker: &Waker) {
+        match turn.0 {
+            Some(mine) => {
+                if let Some((_, queued)) = self.queue.iter_mut().find(|(queued, _)| *queued == mine) {
+                    queued.clone_from(waker);
+                }
+            }
+            None => {
+                turn.0 = Some(self.next_turn);
+                self.queue.push_back((self.next_turn, waker.clone()));
+                self.next_turn += 1;
+            }
+        }
+    }
+
+    fn leave_queue(&mut self, turn: &mut Turn) {
+        if let Some(mine) = turn.0.take()
+            && let Some(at) = self.queue.iter().position(|(queued, _)| *queued == mine)
+        {
+            self.queue.remove(at);
+        }
+    }
+}
