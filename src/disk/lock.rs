@@ -39,6 +39,8 @@ const LOG_LINE: usize = "pid \n".len() + 10 + 1 + 20;
 const TEXT_LEN: usize = LOG_LINE + "log \n".len() + 32;
 
 /// The held lock. It is let go when this and every duplicate of the descriptor are closed.
+///
+/// Dropping it leaves it to them; [`Lock::release`] does not.
 #[derive(Debug)]
 pub(crate) struct Lock {
     fd: OwnedFd,
@@ -47,6 +49,17 @@ pub(crate) struct Lock {
 impl AsFd for Lock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+impl Lock {
+    /// Lets the lock go at once, whoever else keeps the file open. Only when no write is in flight any more: a ring
+    /// closes the file of its table a moment later, and until then a new opening would meet a live holder.
+    pub(crate) fn release(self) {
+        #[expect(clippy::cast_possible_truncation, reason = "a small constant that the interface wants as a short")]
+        let unlock = libc::flock { l_type: F_UNLCK as c_short, ..whole_file() };
+        // What cannot be unlocked is still let go with its last descriptor.
+        let _closed_later = fcntl(&self.fd, FcntlArg::F_OFD_SETLK(&unlock));
     }
 }
 
@@ -305,6 +318,9 @@ mod tests {
         drop(lock);
         assert!(matches!(dir.lock(Duration::ZERO), Err(OpenError::Held { .. })));
         drop(held);
+        let lock = dir.lock(Duration::ZERO).unwrap();
+        let _held = lock.as_fd().try_clone_to_owned().unwrap();
+        lock.release();
         dir.lock(Duration::ZERO).unwrap();
     }
 
