@@ -5,6 +5,9 @@ compile_error!("ringwal needs Linux: it is built on io_uring, O_DIRECT and fdata
 mod disk;
 mod error;
 mod format;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod harness;
 mod journal;
 mod log;
 mod lsn;

@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::disk::file::RealDirectory;
 use crate::disk::{BufferPool, Directory, Lock};
-use crate::error::{AppendError, IoFailure, OpenError, Op, ReadError, SubmitError};
+use crate::error::{AppendError, IoFailure, Op, OpenError, ReadError, SubmitError};
 use crate::format::SegmentHeader;
 use crate::journal::{Batcher, Journal};
 use crate::lsn::{Lsn, SegmentId};
@@ -64,7 +64,10 @@ struct Handle {
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Log").field("path", &self.path()).field("durable_lsn", &self.durable_lsn()).finish_non_exhaustive()
+        f.debug_struct("Log")
+            .field("path", &self.path())
+            .field("durable_lsn", &self.durable_lsn())
+            .finish_non_exhaustive()
     }
 }
 
@@ -293,7 +296,12 @@ struct Host {
 impl Host {
     fn start(engine: Engine, uring_required: bool, core: Option<usize>) -> Result<Arc<Self>, OpenError> {
         let ring = RingThread::start(engine, uring_required, core)?;
-        Ok(Arc::new(Self { inbox: ring.inbox, method: ring.method.word(), refused: ring.refused, logs: AtomicUsize::new(0) }))
+        Ok(Arc::new(Self {
+            inbox: ring.inbox,
+            method: ring.method.word(),
+            refused: ring.refused,
+            logs: AtomicUsize::new(0),
+        }))
     }
 }
 
@@ -475,10 +483,8 @@ fn open_blocking(path: &Path, options: &Options, host: Option<Arc<Host>>) -> Res
         None => Host::start(options.chosen_engine(), options.uring_required(), None)?,
     };
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut outside = Surroundings {
-        random: Box::new(random),
-        created_ns: u64::try_from(created.as_nanos()).unwrap_or(0),
-    };
+    let mut outside =
+        Surroundings { random: Box::new(random), created_ns: u64::try_from(created.as_nanos()).unwrap_or(0) };
     let opened = recover::open(&dir, &limits, &mut outside)?;
     let stats = StatsCell::new(host.method, !dir.is_buffered(), host.refused.as_deref().map(str::to_owned));
     let hosted = Hosted::new(opened, Arc::new(dir), &limits, &host.inbox, stats, Some(lock));

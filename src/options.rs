@@ -223,7 +223,9 @@ impl Options {
         check("segment_bytes", blocks >= 16 && self.segment_bytes <= 16 << 30, || {
             format!("{} is not from {} (16 blocks) to 16 GiB", self.segment_bytes, 16 * u64::from(block))
         })?;
-        check("flight_max", (1..=64).contains(&self.flight_max), || format!("{} is not from 1 to 64", self.flight_max))?;
+        check("flight_max", (1..=64).contains(&self.flight_max), || {
+            format!("{} is not from 1 to 64", self.flight_max)
+        })?;
         let segment_blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
         // A segment holds at least (flight_max + 1) of the largest batches: recovery copies that many at most.
         let share = (segment_blocks - RESERVED_BLOCKS) as usize / (self.flight_max + 1);
@@ -233,7 +235,9 @@ impl Options {
         let largest = share * block_len;
         let record_fits = largest - format::BATCH_HEADER_BYTES - format::RECORD_HEADER_BYTES;
         let record_max = self.record_bytes_max.unwrap_or(record_fits.min(16 << 20));
-        check("record_bytes_max", (1..=1 << 30).contains(&record_max), || format!("{record_max} is not from 1 to 1 GiB"))?;
+        check("record_bytes_max", (1..=1 << 30).contains(&record_max), || {
+            format!("{record_max} is not from 1 to 1 GiB")
+        })?;
         check("record_bytes_max", record_max <= record_fits, || {
             format!("{record_max} is over the {record_fits} that a segment of {} bytes allows", self.segment_bytes)
         })?;

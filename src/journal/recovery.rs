@@ -161,7 +161,9 @@ impl Row {
         match self {
             Self::R1 => Outcome::Refuse,
             Self::R2New => Outcome::New,
-            Self::R2Missing | Self::R3 | Self::R4 | Self::R5 | Self::R6Damage | Self::R7 | Self::R8 | Self::R9 => Outcome::Damage,
+            Self::R2Missing | Self::R3 | Self::R4 | Self::R5 | Self::R6Damage | Self::R7 | Self::R8 | Self::R9 => {
+                Outcome::Damage
+            }
             Self::R6Empty | Self::R11 | Self::R12 => Outcome::Cut,
             Self::R10 => Outcome::Continue,
         }

@@ -166,7 +166,9 @@ pub(crate) fn assess(survey: &mut Survey<'_>, depth: Depth) -> Result<Assessment
         facts.bad_segment = true;
         spot = Some(Spot { segment: bad.id, block: 0, first: verdict.first, last: Lsn::MAX });
     }
-    if !facts.bad_segment && let Some(missing) = missing_above(survey, verdict.end.0) {
+    if !facts.bad_segment
+        && let Some(missing) = missing_above(survey, verdict.end.0)
+    {
         facts.segment_missing = true;
         spot = Some(Spot { segment: missing, block: 0, first: verdict.last.next(), last: Lsn::MAX });
     }
@@ -193,13 +195,20 @@ impl Assessment {
     }
 
     /// Walks from `start`, weighs what stands off the walk, and checks the links behind it.
-    fn follow(&mut self, survey: &mut Survey<'_>, start: &Found, depth: Depth, facts: &mut Facts) -> Result<Option<Spot>, Refusal> {
+    fn follow(
+        &mut self,
+        survey: &mut Survey<'_>,
+        start: &Found,
+        depth: Depth,
+        facts: &mut Facts,
+    ) -> Result<Option<Spot>, Refusal> {
         let mut walk = match depth {
             Depth::Tail => walk_from_anchor(survey, start)?,
             Depth::Whole => walk(survey, start)?,
         };
         let evidence = self.weigh(survey, start.header.epoch, &walk, depth)?;
         walk.claim(evidence.claimed.min(walk.n));
+        self.next_epoch = self.next_epoch.max(walk.cur.header.epoch.next());
         self.trim = walk.trim.max(evidence.trim);
         self.last = walk.n;
         self.claimed = walk.claimed;
@@ -289,7 +298,8 @@ impl Assessment {
 /// The effective cut opening of the greatest epoch, else the first batch of the lowest used segment.
 fn find_start(survey: &mut Survey<'_>, depth: Depth) -> Result<Start, Refusal> {
     let mut start = Start::default();
-    let mut cuts: Vec<Found> = survey.segments.values().filter_map(Seen::first).filter(|found| found.header.cut).copied().collect();
+    let mut cuts: Vec<Found> =
+        survey.segments.values().filter_map(Seen::first).filter(|found| found.header.cut).copied().collect();
     cuts.sort_by_key(|found| (found.header.epoch, found.header.segment));
     while let Some(cut) = cuts.pop() {
         if takes_effect(survey, &cut)? {
@@ -374,7 +384,8 @@ fn walk(survey: &mut Survey<'_>, start: &Found) -> Result<Walk, Refusal> {
 /// `start`; else from `start`.
 fn walk_from_anchor(survey: &mut Survey<'_>, start: &Found) -> Result<Walk, Refusal> {
     let from = start.header.segment;
-    let later: Vec<Found> = survey.segments.range(from.next()..).filter_map(|(_, seen)| seen.first().copied()).collect();
+    let later: Vec<Found> =
+        survey.segments.range(from.next()..).filter_map(|(_, seen)| seen.first().copied()).collect();
     let claimed = later.iter().map(|found| found.header.durable).max().unwrap_or_default();
     let anchor = later.iter().rev().find(|found| !found.header.cut && found.header.first <= claimed.next());
     if let Some(anchor) = anchor
@@ -399,7 +410,8 @@ fn leads_back(survey: &mut Survey<'_>, found: &Found, to: SegmentId) -> Result<b
 /// The first batch of the segment that `found` links into, if the link holds.
 fn linked_segment(survey: &mut Survey<'_>, found: &Found) -> Result<Option<Found>, Refusal> {
     let Some(link) = found.header.link else { return Ok(None) };
-    let holds = matches!(survey.header_at(link.segment, link.block, false)?, Verdict::Valid(linked) if linked.link() == link);
+    let holds =
+        matches!(survey.header_at(link.segment, link.block, false)?, Verdict::Valid(linked) if linked.link() == link);
     let first = survey.segments.get(&link.segment).and_then(Seen::first).copied();
     Ok(first.filter(|first| holds && first.header.segment < found.header.segment))
 }
@@ -433,7 +445,8 @@ fn settled_path(survey: &mut Survey<'_>, to: &PathSegment, trim: Lsn) -> Result<
             break;
         }
         let first = survey.segments.get(&link.segment).and_then(Seen::first).copied();
-        let holds = matches!(survey.header_at(link.segment, link.block, false)?, Verdict::Valid(found) if found.link() == link);
+        let holds =
+            matches!(survey.header_at(link.segment, link.block, false)?, Verdict::Valid(found) if found.link() == link);
         match first.filter(|first| holds && first.header.segment < cur.id) {
             Some(first) => {
                 cur = PathSegment::new(&first.header);
@@ -458,7 +471,12 @@ fn settled_path(survey: &mut Survey<'_>, to: &PathSegment, trim: Lsn) -> Result<
 }
 
 /// Reads every batch of the chain before `to`, bodies included.
-fn check_settled(survey: &mut Survey<'_>, path: &[PathSegment], to: &PathSegment, trim: Lsn) -> Result<Option<(bool, Spot)>, Refusal> {
+fn check_settled(
+    survey: &mut Survey<'_>,
+    path: &[PathSegment],
+    to: &PathSegment,
+    trim: Lsn,
+) -> Result<Option<(bool, Spot)>, Refusal> {
     for pair in path.windows(2).take_while(|pair| pair[0].id < to.id) {
         let (segment, next) = (pair[0], pair[1]);
         let mut expected = segment.first;
@@ -486,10 +504,11 @@ fn check_settled(survey: &mut Survey<'_>, path: &[PathSegment], to: &PathSegment
 
 /// The lowest id that is missing between the end of the walk and the greatest id there is.
 fn missing_above(survey: &Survey<'_>, end: SegmentId) -> Option<SegmentId> {
-    let named = || survey.segments.keys().copied().chain(survey.bad.iter().map(|bad| bad.id)).filter(|id| *id > end);
-    let mut expected = if end == SegmentId::default() { return None } else { end.next() };
-    let mut ids: Vec<SegmentId> = named().collect();
+    let named = survey.segments.keys().copied().chain(survey.bad.iter().map(|bad| bad.id));
+    let mut ids: Vec<SegmentId> = named.filter(|id| *id > end).collect();
     ids.sort_unstable();
+    // Without a chain the end is 0: the first segment of all must be there, since nothing was ever trimmed.
+    let mut expected = end.next();
     for id in ids {
         if id != expected {
             return Some(expected);
@@ -503,13 +522,18 @@ fn missing_above(survey: &Survey<'_>, end: SegmentId) -> Option<SegmentId> {
 /// opening behind it may have ended it early.
 pub(crate) fn last_records_before(survey: &mut Survey<'_>, found: &Found) -> Result<Option<(Found, Lsn)>, Refusal> {
     let mut bound = Lsn::MAX;
-    let step = |survey: &mut Survey<'_>, cur: &Found, bound: &mut Lsn| -> Result<ControlFlow<Option<(Found, Lsn)>, Found>, Refusal> {
+    let step = |survey: &mut Survey<'_>,
+                cur: &Found,
+                bound: &mut Lsn|
+     -> Result<ControlFlow<Option<(Found, Lsn)>, Found>, Refusal> {
         if cur.header.cut {
             *bound = (*bound).min(cur.header.first.prev());
         }
         let Some(link) = cur.header.link else { return Ok(ControlFlow::Break(None)) };
         match survey.header_at(link.segment, link.block, false)? {
-            Verdict::Valid(before) if before.header.count > 0 => Ok(ControlFlow::Break(Some((before, before.header.last().min(*bound))))),
+            Verdict::Valid(before) if before.header.count > 0 => {
+                Ok(ControlFlow::Break(Some((before, before.header.last().min(*bound)))))
+            }
             Verdict::Valid(before) => Ok(ControlFlow::Continue(before)),
             _ => Ok(ControlFlow::Break(None)),
         }

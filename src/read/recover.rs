@@ -84,11 +84,17 @@ pub(crate) fn open(dir: &dyn Directory, limits: &Limits, surroundings: &mut Surr
             return Err(verdict.damage.map_or(OpenError::RuntimeEnded, OpenError::Damaged));
         }
         Outcome::Cut if verdict.row == Row::R12 && limits.recovery_mode == RecoveryMode::AbsoluteConsistency => {
-            return Err(OpenError::Torn { path: dir.path().to_path_buf(), last: verdict.last, bytes: verdict.torn_bytes });
+            return Err(OpenError::Torn {
+                path: dir.path().to_path_buf(),
+                last: verdict.last,
+                bytes: verdict.torn_bytes,
+            });
         }
         Outcome::New | Outcome::Continue | Outcome::Cut => {}
     }
     let mut opener = Opener::new(&survey, &verdict, limits, surroundings)?;
+    // A segment may have got its name from a process that was killed before it synced the directory.
+    dir.sync()?;
     opener.remove_unfit(&survey)?;
     match verdict.walk.as_ref() {
         Some(walk) if verdict.row.outcome() == Outcome::Continue && opener.fits_in_place(&survey, walk) => {
@@ -131,7 +137,12 @@ struct Opener<'a> {
 }
 
 impl<'a> Opener<'a> {
-    fn new(survey: &Survey<'a>, verdict: &Assessment, limits: &'a Limits, outside: &mut Surroundings) -> Result<Self, OpenError> {
+    fn new(
+        survey: &Survey<'a>,
+        verdict: &Assessment,
+        limits: &'a Limits,
+        outside: &mut Surroundings,
+    ) -> Result<Self, OpenError> {
         let log_id = survey.log_id.unwrap_or_else(|| {
             let mut id = [0; 16];
             id[..8].copy_from_slice(&(outside.random)().to_le_bytes());
@@ -189,7 +200,12 @@ impl<'a> Opener<'a> {
 
     /// Row R10: writes the close seal again, byte for byte, and flushes it: it may never have reached the medium. Then
     /// the opening follows in place.
-    fn continue_behind(&mut self, survey: &mut Survey<'_>, walk: &Walk, end: (SegmentId, u32)) -> Result<(), OpenError> {
+    fn continue_behind(
+        &mut self,
+        survey: &mut Survey<'_>,
+        walk: &Walk,
+        end: (SegmentId, u32),
+    ) -> Result<(), OpenError> {
         let Some(segment) = survey.segment(end.0).cloned() else { return Err(OpenError::RuntimeEnded) };
         if !seeded::is("no-reseal") {
             let seal = survey.window.bytes_of(&segment, &walk.cur).map_err(Refusal::Io)?;
@@ -260,7 +276,11 @@ impl<'a> Opener<'a> {
 
     /// A place for a batch of `records_bytes`; prepares a segment if none is ready.
     fn place(&mut self, records_bytes: usize, first: Lsn) -> Result<Shape, OpenError> {
-        let fits = if records_bytes == 0 { self.placement.has_block() } else { records_bytes <= self.placement.records_bytes_here() };
+        let fits = if records_bytes == 0 {
+            self.placement.has_block()
+        } else {
+            records_bytes <= self.placement.records_bytes_here()
+        };
         if !fits && !self.placement.rotate(records_bytes) {
             self.prepare_for(records_bytes)?;
             self.placement.rotate(records_bytes);
@@ -280,7 +300,9 @@ impl<'a> Opener<'a> {
             self.dir.sync()?;
             self.next_segment = id;
         }
-        let blocks = crate::format::batch_blocks(records_bytes, self.limits.block_bytes) + 1 + crate::journal::placement::SEAL_BLOCKS;
+        let blocks = crate::format::batch_blocks(records_bytes, self.limits.block_bytes)
+            + 1
+            + crate::journal::placement::SEAL_BLOCKS;
         let header = SegmentHeader {
             log_id: self.chain.log_id,
             id: self.next_segment,

@@ -14,7 +14,7 @@ use crate::disk::null::NullDisk;
 use crate::disk::ring::RingDisk;
 use crate::disk::syscall::SyscallDisk;
 use crate::disk::{Disk, Method, Notify};
-use crate::error::{IoFailure, OpenError, Op};
+use crate::error::{IoFailure, Op, OpenError};
 use crate::options::Engine;
 
 /// How many submissions a ring holds: a linked pair for each batch in flight of many logs.
@@ -35,7 +35,9 @@ impl RingThread {
     /// # Errors
     /// io_uring refused where it is required; a thread or a ring that cannot be had; a core that does not exist.
     pub(crate) fn start(engine: Engine, uring_required: bool, core: Option<usize>) -> Result<Self, OpenError> {
-        let failed = |op| move |error: std::io::Error| OpenError::Io(IoFailure::new(op, std::path::Path::new("ringwal"), 0, &error));
+        let failed = |op| {
+            move |error: std::io::Error| OpenError::Io(IoFailure::new(op, std::path::Path::new("ringwal"), 0, &error))
+        };
         let notify = Arc::new(Notify::new().map_err(failed(Op::Ring))?);
         let inbox = Arc::new(Inbox::new(notify.clone()));
         let helper = Helper::start().map_err(failed(Op::Spawn))?;

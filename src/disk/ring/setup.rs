@@ -56,7 +56,7 @@ pub(super) fn build(entries: u32, setup: Setup) -> io::Result<IoUring> {
 
 /// Sends one request that does nothing through the ring.
 fn trial(ring: &mut IoUring) -> io::Result<()> {
-    super::push(ring, &opcode::Nop::new().build().user_data(Key::TRIAL.bits()));
+    super::offer::push(ring, &opcode::Nop::new().build().user_data(Key::TRIAL.bits()));
     let timeout = Timespec::from(TRIAL_TIMEOUT);
     loop {
         match ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout)) {
