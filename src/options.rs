@@ -66,7 +66,7 @@ impl Default for Options {
             create: true,
             delay_max: Duration::ZERO,
             engine: Engine::Auto,
-            flight_max: 2,
+            flight_max: 1,
             idle_seal: Duration::from_millis(10),
             lock_wait: Duration::from_secs(5),
             pending_bytes_max: 64 << 20,
@@ -126,7 +126,7 @@ impl Options {
         self
     }
 
-    /// How many batches may be in flight at once. Default 2; 1 to 64. After a crash at most this many batches, the
+    /// How many batches may be in flight at once. Default 1; 1 to 64. After a crash at most this many batches, the
     /// last ones, are without a later claim that they were durable (promise P5).
     #[must_use]
     pub fn flight_max(mut self, batches: usize) -> Self {
@@ -308,7 +308,7 @@ mod tests {
         let small = Options::default().segment_bytes(64 << 10);
         let limits = small.limits(4096).unwrap();
         let batch = format::batch_bytes(format::record_bytes(limits.record_bytes_max), 4096);
-        assert!(batch * 3 + 5 * 4096 <= 64 << 10);
+        assert!(batch * 2 + 5 * 4096 <= 64 << 10);
         assert_eq!(small.record_bytes_max(1 << 20).limits(4096).unwrap_err().option, "record_bytes_max");
     }
 
