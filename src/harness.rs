@@ -16,7 +16,7 @@ use crate::lsn::Lsn;
 use crate::options::{Limits, Options};
 use crate::read::assess::{Depth, assess};
 use crate::read::cursor::Records;
-use crate::read::recover::{self, RecoveryReport, Surroundings};
+use crate::read::recover::{self, RecoveryReport, Surroundings, Truncation};
 use crate::read::survey::Survey;
 use crate::runtime::append::{AppendBatch, Pending};
 use crate::runtime::driver::Driver;
@@ -58,6 +58,8 @@ impl fmt::Debug for Life {
 pub struct Judgement {
     /// The row's label.
     pub label: &'static str,
+    /// The first record.
+    pub first: Lsn,
     /// The last record of the walk.
     pub last: Lsn,
     /// The greatest claim: what another process shows.
@@ -76,7 +78,13 @@ pub fn judge(sim: &Sim, whole: bool) -> Result<Judgement, OpenError> {
     let depth = if whole { Depth::Whole } else { Depth::Tail };
     let verdict = assess(&mut survey, depth)?;
     let damaged = verdict.row.outcome() == Outcome::Damage;
-    Ok(Judgement { label: verdict.row.label(), last: verdict.last, claimed: verdict.claimed, damaged })
+    Ok(Judgement {
+        label: verdict.row.label(),
+        first: verdict.first,
+        last: verdict.last,
+        claimed: verdict.claimed,
+        damaged,
+    })
 }
 
 /// The records that another process would be shown, with their LSNs.
@@ -110,11 +118,25 @@ impl Life {
     /// # Errors
     /// As `Log::open`.
     pub fn open(sim: &Sim, options: &Options, seed: u64) -> Result<Self, OpenError> {
+        Self::open_truncated(sim, options, seed, None, None)
+    }
+
+    /// As [`Life::open`], truncating records below `before` or above `after` (which must be claimed durable).
+    ///
+    /// # Errors
+    /// As `Log::open`.
+    pub fn open_truncated(
+        sim: &Sim,
+        options: &Options,
+        seed: u64,
+        before: Option<Lsn>,
+        after: Option<Lsn>,
+    ) -> Result<Self, OpenError> {
         let dir = sim.directory();
         let limits: Limits = options.limits(dir.block_bytes().map_err(OpenError::Io)?)?;
         let mut rng = crate::disk::sim::rng::Rng::new(seed);
         let mut outside = Surroundings { random: Box::new(move || rng.next_u64()), created_ns: 0 };
-        let opened = recover::open(&*dir, &limits, &mut outside)?;
+        let opened = recover::open(&*dir, &limits, &mut outside, Truncation { before, after })?;
         let notify = Arc::new(Notify::new().map_err(|_| OpenError::RuntimeEnded)?);
         let inbox = Arc::new(Inbox::new(notify));
         let shelf = Arc::new(Shelf::default());

@@ -19,7 +19,7 @@ use crate::journal::{Batcher, Journal};
 use crate::lsn::{Lsn, SegmentId};
 use crate::options::{Engine, Limits, Options};
 use crate::read::cursor::{Record, Records, clip};
-use crate::read::recover::{self, Opened, RecoveryReport, Surroundings};
+use crate::read::recover::{self, Opened, RecoveryReport, Surroundings, Truncation};
 use crate::runtime::append::{Append, AppendBatch, Pending, Reserve, WaitDurable, block_on};
 use crate::runtime::durable::{Durable, End};
 use crate::runtime::index::Index;
@@ -485,7 +485,7 @@ fn open_blocking(path: &Path, options: &Options, host: Option<Arc<Host>>) -> Res
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut outside =
         Surroundings { random: Box::new(random), created_ns: u64::try_from(created.as_nanos()).unwrap_or(0) };
-    let opened = recover::open(&dir, &limits, &mut outside)?;
+    let opened = recover::open(&dir, &limits, &mut outside, Truncation::default())?;
     let stats = StatsCell::new(host.method, !dir.is_buffered(), host.refused.as_deref().map(str::to_owned));
     let hosted = Hosted::new(opened, Arc::new(dir), &limits, &host.inbox, stats, Some(lock));
     host.inbox.send(Command::Host(Box::new(hosted.tenancy))).map_err(|_| OpenError::RuntimeEnded)?;

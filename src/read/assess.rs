@@ -1,8 +1,6 @@
 //! From bytes to facts: where the chain begins, how far it goes, what stands off it, and which row of the recovery
 //! table follows. Reads only.
 
-use std::ops::ControlFlow;
-
 use super::segment::Found;
 use super::survey::{Refusal, Seen, Survey, next_lsn};
 use crate::error::Damage;
@@ -176,6 +174,11 @@ pub(crate) fn assess(survey: &mut Survey<'_>, depth: Depth) -> Result<Assessment
 }
 
 impl Assessment {
+    /// Whether the walk ended with a seal of either kind.
+    pub(crate) fn ends_sealed(&self) -> bool {
+        self.walk.as_ref().is_some_and(|walk| walk.cur.header.kind == Kind::Seal)
+    }
+
     fn nothing(survey: &Survey<'_>) -> Self {
         let firsts = || survey.segments.values().filter_map(Seen::first);
         Self {
@@ -518,31 +521,21 @@ fn missing_above(survey: &Survey<'_>, end: SegmentId) -> Option<SegmentId> {
     None
 }
 
-/// The last record-bearing batch at or before `found` on the chain, and the last of its records that counts: a cut
-/// opening behind it may have ended it early.
-pub(crate) fn last_records_before(survey: &mut Survey<'_>, found: &Found) -> Result<Option<(Found, Lsn)>, Refusal> {
-    let mut bound = Lsn::MAX;
-    let step = |survey: &mut Survey<'_>,
-                cur: &Found,
-                bound: &mut Lsn|
-     -> Result<ControlFlow<Option<(Found, Lsn)>, Found>, Refusal> {
-        if cur.header.cut {
-            *bound = (*bound).min(cur.header.first.prev());
-        }
-        let Some(link) = cur.header.link else { return Ok(ControlFlow::Break(None)) };
-        match survey.header_at(link.segment, link.block, false)? {
-            Verdict::Valid(before) if before.header.count > 0 => {
-                Ok(ControlFlow::Break(Some((before, before.header.last().min(*bound)))))
-            }
-            Verdict::Valid(before) => Ok(ControlFlow::Continue(before)),
-            _ => Ok(ControlFlow::Break(None)),
-        }
-    };
-    let mut cur = *found;
+/// The last record-bearing batch at or before `from` on the chain that holds a record up to `below`, and the last of
+/// those records: a cut opening behind the batch may have ended it early.
+pub(crate) fn last_records(survey: &mut Survey<'_>, from: &Found, below: Lsn) -> Result<Option<(Found, Lsn)>, Refusal> {
+    let (mut cur, mut bound) = (*from, below);
     loop {
-        match step(survey, &cur, &mut bound)? {
-            ControlFlow::Break(end) => return Ok(end),
-            ControlFlow::Continue(before) => cur = before,
+        if cur.header.count > 0 && cur.header.first <= bound {
+            return Ok(Some((cur, cur.header.last().min(bound))));
+        }
+        if cur.header.cut {
+            bound = bound.min(cur.header.first.prev());
+        }
+        let Some(link) = cur.header.link else { return Ok(None) };
+        match survey.header_at(link.segment, link.block, false)? {
+            Verdict::Valid(before) if before.link() == link => cur = before,
+            _ => return Ok(None),
         }
     }
 }

@@ -273,14 +273,16 @@ impl<'a> Survey<'a> {
 /// Whether `next` is what comes behind `cur`. A cut opening never is: it begins a chain of its own.
 pub(crate) fn follows(cur: &Found, next: &Found) -> bool {
     let (before, header) = (&cur.header, &next.header);
-    let same_epoch = header.epoch == before.epoch && (header.nonce == before.nonce || seeded::is("no-nonce"));
+    if seeded::is("m10") || seeded::is("m11") {
+        return !header.cut && header.first == next_lsn(cur);
+    }
+    let same_epoch = header.epoch == before.epoch && header.nonce == before.nonce;
     let in_order = match header.kind {
-        Kind::Opening => before.close && header.epoch > before.epoch,
+        Kind::Opening => (before.close || seeded::is("idle-reopen")) && header.epoch > before.epoch,
         Kind::Copy => same_epoch && matches!(before.kind, Kind::Opening | Kind::Copy),
         Kind::Data | Kind::Seal => same_epoch && !before.close,
     };
-    let linked = header.link == Some(cur.link()) || seeded::is("m11");
-    linked && !header.cut && in_order && header.first == next_lsn(cur)
+    header.link == Some(cur.link()) && !header.cut && in_order && header.first == next_lsn(cur)
 }
 
 /// The LSN behind a batch.

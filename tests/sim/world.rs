@@ -58,6 +58,11 @@ pub struct Oracle {
     staged: Vec<Vec<u8>>,
     groups: Vec<(usize, usize)>,
     promised: usize,
+    /// The first record retained.
+    first: usize,
+    /// Truncations that were begun and cut short: each happened or not.
+    after: Vec<usize>,
+    before: Option<usize>,
 }
 
 impl Oracle {
@@ -91,7 +96,11 @@ impl Oracle {
     }
 
     fn same(&self, records: &[(Lsn, Vec<u8>)]) -> Result<(), Violation> {
-        for (at, (lsn, record)) in records.iter().enumerate() {
+        let first = records.first().map_or(1, |(lsn, _)| usize::try_from(lsn.get()).unwrap());
+        if first > self.first.max(self.before.unwrap_or(1)).max(1) {
+            return violated("A1", format!("begins at {first} instead of {}", self.first));
+        }
+        for (at, (lsn, record)) in (first - 1..).zip(records) {
             if lsn.get() != at as u64 + 1 {
                 return violated("A2", format!("LSN {lsn} stands at {}", at + 1));
             }
@@ -107,7 +116,11 @@ impl Oracle {
     /// An opening kept `records`: A1-A4, P4; from now on they are promised (A7).
     pub fn recovered(&mut self, records: &[(Lsn, Vec<u8>)]) -> Result<(), Violation> {
         self.same(records)?;
-        let n = records.len();
+        let n = records.last().map_or(0, |(lsn, _)| usize::try_from(lsn.get()).unwrap());
+        if self.after.contains(&n) {
+            self.promised = n;
+            self.groups.retain(|(_, last)| *last <= n);
+        }
         if n < self.promised {
             return violated("A1", format!("{n} kept of {} promised", self.promised));
         }
@@ -117,12 +130,15 @@ impl Oracle {
         self.staged.truncate(n);
         self.groups.retain(|(_, last)| *last <= n);
         self.promised = n;
+        self.first = records.first().map_or(1, |(lsn, _)| usize::try_from(lsn.get()).unwrap());
+        self.after.clear();
+        self.before = None;
         Ok(())
     }
 
     /// A look at what stands there, without opening it: as `recovered`, but nothing is promised.
     pub fn would_recover(&self, n: usize) -> bool {
-        self.promised <= n && n <= self.staged.len()
+        (self.promised <= n || self.after.contains(&n)) && n <= self.staged.len()
     }
 }
 
@@ -200,7 +216,17 @@ impl<'a> World<'a> {
     /// Opens, checks what was kept, and hands the life out; none if the opening itself was cut short.
     pub fn open(&mut self) -> Result<Option<Life>, Violation> {
         let seed = self.rng.next_u64();
-        match Life::open(&self.sim, &self.options, seed) {
+        let (before, after) = self.truncation();
+        let replay = std::env::var_os("RINGWAL_SIM_SEED").is_some();
+        if replay {
+            println!(
+                "opening (before {before:?}, after {after:?}), promised {} of {}",
+                self.oracle.promised,
+                self.oracle.staged.len()
+            );
+            println!("{}", ringwal::harness::describe(&self.sim));
+        }
+        match Life::open_truncated(&self.sim, &self.options, seed, before, after) {
             Ok(life) => {
                 self.tally.count(life.report().label);
                 self.tally.add("torn bytes", life.report().torn_bytes);
@@ -210,7 +236,7 @@ impl<'a> World<'a> {
                 Ok(Some(life))
             }
             Err(error) if self.sim.crashed() => {
-                if std::env::var_os("RINGWAL_SIM_SEED").is_some() {
+                if replay {
                     println!("opening cut short: {error}; {:?}", self.sim.files());
                 }
                 self.tally.count("openings cut short");
@@ -223,6 +249,28 @@ impl<'a> World<'a> {
             }
             Err(error) => violated("A5", format!("cannot open: {error}")),
         }
+    }
+
+    /// Sometimes an opening truncates: within what is claimed durable, as the public calls will.
+    fn truncation(&mut self) -> (Option<Lsn>, Option<Lsn>) {
+        if !self.rng.one_in(4) || self.sim.crashed() {
+            return (None, None);
+        }
+        let Ok(verdict) = judge(&self.sim, false) else { return (None, None) };
+        let (first, last) = (verdict.first.get(), verdict.claimed.get());
+        if verdict.damaged || last <= first {
+            return (None, None);
+        }
+        if self.rng.one_in(2) {
+            let before = first + self.rng.below(last - first);
+            self.tally.count("truncations before");
+            self.oracle.before = self.oracle.before.max(usize::try_from(before).ok());
+            return (Some(Lsn::new(before)), None);
+        }
+        let after = first.max(last.saturating_sub(self.rng.below(8)));
+        self.tally.count("truncations after");
+        self.oracle.after.push(usize::try_from(after).unwrap());
+        (None, Some(Lsn::new(after)))
     }
 
     fn submit(&mut self, life: &Life) -> Result<(), Violation> {
@@ -430,9 +478,10 @@ impl<'a> World<'a> {
             Err(_) if self.sim.hash() != before => violated("A9", "a refused opening changed a byte"),
             Err(_) => Ok(()),
             Ok(life) => match life.read() {
+                Ok(_) if newest => Ok(()),
                 Ok(records) => {
                     self.oracle.same(&records)?;
-                    if (records.len() as u64) < claimed.get() && !newest {
+                    if records.last().map_or(Lsn::ZERO, |(lsn, _)| *lsn) < claimed {
                         return violated(
                             "A8",
                             format!("{name}: {} of {claimed} claimed, silently (rot {what})", records.len()),
