@@ -146,7 +146,7 @@ pub(crate) fn assess(survey: &mut Survey<'_>, depth: Depth) -> Result<Assessment
     if facts.no_segments {
         return Ok(verdict.settle(survey, &facts, None));
     }
-    let start = find_start(survey, depth)?;
+    let start = find_start(survey)?;
     facts.no_start = start.found.is_none();
     facts.any_data = start.any_data;
     facts.void_opening_used = start.void_used.is_some();
@@ -249,7 +249,10 @@ impl Assessment {
         let ids: Vec<SegmentId> = survey.segments.range(walk.path[0].id..).map(|(id, _)| *id).collect();
         for id in ids {
             let walked = ends.iter().find(|(walked, _)| *walked == id).map(|(_, end)| *end);
-            if walked.is_none() && depth == Depth::Tail && survey.looks_unused(id) {
+            // Behind a close seal with nothing after it there was nothing in flight: ready segments need not be read to
+            // their end at every opening.
+            let clean = walk.cur.header.close && evidence.torn_bytes == 0 && Self::has_room_behind(survey, walk);
+            if walked.is_none() && clean && depth == Depth::Tail && survey.looks_unused(id) {
                 continue;
             }
             let strays = survey.strays(id, walked.unwrap_or(1))?;
@@ -271,6 +274,12 @@ impl Assessment {
             }
         }
         Ok(evidence)
+    }
+
+    /// Whether what follows the walk would stand in the same segment.
+    fn has_room_behind(survey: &Survey<'_>, walk: &Walk) -> bool {
+        let segment = survey.segment(walk.cur.header.segment);
+        segment.is_some_and(|segment| survey.end_of(&walk.cur) < segment.header.blocks)
     }
 
     /// Lets the table speak, and gives damage its words.
@@ -299,7 +308,7 @@ impl Assessment {
 }
 
 /// The effective cut opening of the greatest epoch, else the first batch of the lowest used segment.
-fn find_start(survey: &mut Survey<'_>, depth: Depth) -> Result<Start, Refusal> {
+fn find_start(survey: &mut Survey<'_>) -> Result<Start, Refusal> {
     let mut start = Start::default();
     let mut cuts: Vec<Found> =
         survey.segments.values().filter_map(Seen::first).filter(|found| found.header.cut).copied().collect();
@@ -317,7 +326,7 @@ fn find_start(survey: &mut Survey<'_>, depth: Depth) -> Result<Start, Refusal> {
     let mut lowest = None;
     let ids: Vec<SegmentId> = survey.segments.keys().copied().collect();
     for id in ids {
-        if is_used(survey, id, depth)? {
+        if is_used(survey, id)? {
             lowest = Some(id);
             break;
         }
@@ -335,13 +344,10 @@ fn find_start(survey: &mut Survey<'_>, depth: Depth) -> Result<Start, Refusal> {
 }
 
 /// Whether a batch of this log stands in a segment.
-fn is_used(survey: &mut Survey<'_>, id: SegmentId, depth: Depth) -> Result<bool, Refusal> {
+fn is_used(survey: &mut Survey<'_>, id: SegmentId) -> Result<bool, Refusal> {
     let Some(seen) = survey.segments.get(&id) else { return Ok(false) };
     if seen.first().is_some() {
         return Ok(true);
-    }
-    if depth == Depth::Tail && survey.looks_unused(id) {
-        return Ok(false);
     }
     let segment = seen.segment.clone();
     survey.holds_batch(&segment)

@@ -2,5 +2,8 @@
 //!
 //! `RINGWAL_SIM_SEED=n cargo test --test sim` replays one history; `RINGWAL_SIM_RUNS=n` sets how many there are.
 
+mod exhaustive;
 mod random;
+#[cfg(ringwal_seeded_bugs)]
+mod seeded;
 mod world;
