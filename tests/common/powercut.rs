@@ -2,6 +2,7 @@
 //! as a file, under a loop device, under a real file system), and the disk as it would be after a power cut at any of them.
 
 use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -86,6 +87,16 @@ impl Loop {
 
     pub(crate) fn device(&self) -> &str {
         &self.0
+    }
+
+    /// Forgets what the kernel remembers of the device, whose file was changed under it.
+    #[expect(unsafe_code, reason = "the request has no safe wrapper")]
+    pub(crate) fn forget_cache(&self) {
+        const BLKFLSBUF: nix::libc::Ioctl = 0x1261;
+        let device = File::open(&self.0).unwrap();
+        // SAFETY: the request takes no argument and the descriptor is open.
+        let answer = unsafe { nix::libc::ioctl(device.as_raw_fd(), BLKFLSBUF, 0) };
+        assert_eq!(answer, 0, "{}: {}", self.0, std::io::Error::last_os_error());
     }
 }
 
@@ -293,6 +304,7 @@ impl Replay {
             FileSystem::Ext4 => "noatime",
             FileSystem::Xfs => "noatime,nouuid",
         };
+        self.device.forget_cache();
         let mount = Mount::new(self.fs.name(), options, self.device.device(), &self.mount_point)?;
         let answer = judge(&self.mount_point);
         drop(mount);
