@@ -88,7 +88,9 @@ impl Driver {
             let Some(tenant) = self.tenants.get_mut(key) else { continue };
             tenant.publish(&mut self.woken);
             let next = tenant.submit(key, now, &mut *self.disk, &mut self.flights);
-            tenant.request_segment(key, now, &*self.workshop, &self.inbox);
+            if matches!(next, Next::Wait(_)) {
+                tenant.request_segment(key, now, &*self.workshop, &self.inbox);
+            }
             pause.wakeable |= tenant.journal.has_slot();
             match next {
                 Next::Wait(due) => pause.until = pause.until.into_iter().chain(due).min(),
@@ -192,7 +194,9 @@ impl Driver {
     /// A log that is closed (or poisoned and given up), with nothing in flight: lets go of its files and its lock, and
     /// only then says so.
     fn retire(&mut self, key: usize) {
-        if self.tenants[key].in_flight > 0 {
+        let tenant = &self.tenants[key];
+        // The helper may be at work in the directory, which is the next writer's as soon as the lock is let go.
+        if tenant.in_flight > 0 || tenant.preparing == Preparing::One {
             return;
         }
         let mut tenant = self.tenants.remove(key);
