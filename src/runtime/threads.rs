@@ -91,26 +91,42 @@ fn pin(core: usize) -> Result<(), IoFailure> {
     sched_setaffinity(Pid::from_raw(0), &set).map_err(failed)
 }
 
-/// The thread that prepares segments, so that the ring thread never waits for a file system.
+/// The thread that prepares segments, so that the ring thread never waits for a file system. Dropping it waits for the
+/// job at hand: nobody may work in a directory whose lock is about to be let go.
 #[derive(Debug)]
 struct Helper {
-    jobs: mpsc::Sender<Job>,
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Helper {
     fn start() -> std::io::Result<Self> {
         let (jobs, work) = mpsc::channel::<Job>();
         let main = move || work.into_iter().for_each(Job::run);
-        thread::Builder::new().name("ringwal-prepare".to_owned()).spawn(main)?;
-        Ok(Self { jobs })
+        let thread = thread::Builder::new().name("ringwal-prepare".to_owned()).spawn(main)?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 }
 
 impl Workshop for Helper {
     fn request(&self, job: Job) {
-        if let Err(mpsc::SendError(job)) = self.jobs.send(job) {
-            // The helper died: better late than never.
+        let refused = match &self.jobs {
+            Some(jobs) => jobs.send(job).err().map(|mpsc::SendError(job)| job),
+            None => Some(job),
+        };
+        // The helper died: better late than never.
+        if let Some(job) = refused {
             job.run();
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            // Its panic, if any, was told on standard error; there is nobody else to tell.
+            let _ = thread.join();
         }
     }
 }
