@@ -489,7 +489,7 @@ fn open_blocking(path: &Path, options: &Options, host: Option<Arc<Host>>) -> Res
     let stats = StatsCell::new(host.method, !dir.is_buffered(), host.refused.as_deref().map(str::to_owned));
     let hosted = Hosted::new(opened, Arc::new(dir), &limits, &host.inbox, stats, Some(lock));
     host.inbox.send(Command::Host(Box::new(hosted.tenancy))).map_err(|_| OpenError::RuntimeEnded)?;
-    hosted.answer.recv().unwrap_or_else(|_| Err(OpenError::RuntimeEnded))?;
+    hosted.answer.recv().unwrap_or(Err(OpenError::RuntimeEnded))?;
     let handle = Handle { shared: hosted.shared, report: hosted.report, first: hosted.first, _host: host };
     Ok(Log { handle: Arc::new(handle) })
 }

@@ -10,6 +10,9 @@ use crate::journal::recovery::{self, Facts, Outcome, Row};
 use crate::lsn::{Epoch, Lsn, SegmentId};
 use crate::seeded;
 
+/// How often the end of the walk is read again before what stands behind it is called evidence of damage.
+const REREADS_MAX: usize = 8;
+
 /// How much is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Depth {
@@ -75,7 +78,7 @@ impl Walk {
     fn claim(&mut self, durable: Lsn) {
         self.claimed = self.claimed.max(durable);
         let proved = self.unproved.iter().take_while(|found| found.header.last() <= self.claimed).count();
-        if let Some(last) = self.unproved.drain(..proved).last() {
+        if let Some(last) = self.unproved.drain(..proved).next_back() {
             self.proved = Some(last);
         }
     }
@@ -209,7 +212,19 @@ impl Assessment {
             Depth::Tail => walk_from_anchor(survey, start)?,
             Depth::Whole => walk(survey, start)?,
         };
-        let evidence = self.weigh(survey, start.header.epoch, &walk, depth)?;
+        let mut evidence = self.weigh(survey, start.header.epoch, &walk, depth)?;
+        for _ in 0..REREADS_MAX {
+            if !evidence.claim_beyond && !evidence.later_epoch {
+                break;
+            }
+            // Beside a live writer the end may have been written since it was read: only a batch that stays bad while
+            // later ones claim it is damage.
+            survey.window.forget();
+            if !extend(survey, &mut walk)? {
+                break;
+            }
+            evidence = self.weigh(survey, start.header.epoch, &walk, depth)?;
+        }
         walk.claim(evidence.claimed.min(walk.n));
         self.next_epoch = self.next_epoch.max(walk.cur.header.epoch.next());
         self.trim = walk.trim.max(evidence.trim);
@@ -383,10 +398,17 @@ fn epoch_was_used(survey: &mut Survey<'_>, from: SegmentId, epoch: Option<Epoch>
 
 fn walk(survey: &mut Survey<'_>, start: &Found) -> Result<Walk, Refusal> {
     let mut walk = Walk::new(start);
+    extend(survey, &mut walk)?;
+    Ok(walk)
+}
+
+/// Goes on as far as the chain leads; whether it led any further.
+fn extend(survey: &mut Survey<'_>, walk: &mut Walk) -> Result<bool, Refusal> {
+    let before = walk.cur;
     while let Some(next) = survey.successor(&walk.cur)? {
         walk.take(&next);
     }
-    Ok(walk)
+    Ok(walk.cur != before)
 }
 
 /// Walks from the newest segment whose first LSN is claimed durable or next to it, if the chain leads from there back to

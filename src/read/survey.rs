@@ -57,7 +57,6 @@ impl Seen {
 #[derive(Clone, Debug)]
 pub(crate) struct BadSegment {
     pub(crate) id: SegmentId,
-    pub(crate) path: Arc<Path>,
     /// Whether a batch of this log stands in it.
     pub(crate) holds_batch: bool,
 }
@@ -122,7 +121,7 @@ impl<'a> Survey<'a> {
         }
         for (id, segment) in suspects {
             let holds_batch = survey.holds_batch(&segment)?;
-            survey.bad.push(BadSegment { id, path: segment.path().clone(), holds_batch });
+            survey.bad.push(BadSegment { id, holds_batch });
         }
         Ok(survey)
     }

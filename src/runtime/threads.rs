@@ -71,7 +71,10 @@ fn serve(mut driver: Driver, notify: &Notify) {
     }
 }
 
-fn make_disk(engine: Engine, uring_required: bool) -> Result<(Box<dyn Disk>, Option<Arc<str>>), OpenError> {
+/// A disk, and why it is not a ring where a ring was refused.
+type Made = (Box<dyn Disk>, Option<Arc<str>>);
+
+fn make_disk(engine: Engine, uring_required: bool) -> Result<Made, OpenError> {
     match engine {
         Engine::Null => Ok((Box::new(NullDisk::new()), None)),
         Engine::Syscalls => Ok((Box::new(SyscallDisk::new()), None)),
