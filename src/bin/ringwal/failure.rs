@@ -54,6 +54,9 @@ impl Failure {
     pub(crate) fn open(dir: &Path, error: &OpenError) -> Self {
         match error {
             OpenError::Damaged(damage) => Self::damaged(damage),
+            OpenError::Missing { path } if path.parent().is_some_and(|parent| parent != Path::new("") && !parent.exists()) => {
+                Self::usage(format!("{}: its parent directory does not exist; make it, or check the path", path.display()))
+            }
             OpenError::Options(_) | OpenError::UringRefused { .. } => Self::usage(format!("{}: {error}", dir.display())),
             OpenError::Volatile { path, file_system } => Self::usage(format!(
                 "{}: on {file_system}, which loses everything at power-off; use a directory on a disk",

@@ -3,7 +3,9 @@
 //! Scripts depend on the exit codes ([`failure`]) and on one record or verdict per line of standard output.
 
 mod append;
+mod bench;
 mod cat;
+mod diskcheck;
 mod dump;
 mod failure;
 mod output;
@@ -21,7 +23,7 @@ use failure::Failure;
 
 /// A write-ahead log on io_uring: what is acknowledged is durable.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(after_help = "Exit codes: 0 ok; 1 torn tail (verify) or a check that failed; 2 damaged; \
                         3 usage or I/O; 130 interrupted.")]
 struct Cli {
@@ -35,6 +37,8 @@ enum Command {
     Cat(cat::Args),
     Verify(verify::Args),
     Dump(dump::Args),
+    Bench(bench::Args),
+    Diskcheck(diskcheck::Args),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +51,8 @@ fn main() -> ExitCode {
         Command::Cat(args) => cat::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Dump(args) => dump::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Diskcheck(args) => diskcheck::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
