@@ -102,6 +102,7 @@ impl<'a> Row<'a> {
                 None => rows.push(Self { engine: leg.engine, legs: vec![leg] }),
             }
         }
+        rows.sort_by_key(|row| row.engine == "floor");
         rows
     }
 
