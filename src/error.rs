@@ -161,7 +161,11 @@ impl fmt::Display for Damage {
             (first, Lsn::MAX) => write!(f, "LSN {first} and later")?,
             (first, last) => write!(f, "LSN {first} to {last}")?,
         }
-        write!(f, " (row {}). No file was changed: keep a copy, restore this file from a backup or a standby", self.label)
+        write!(
+            f,
+            " (row {}). No file was changed: keep a copy, restore this file from a backup or a standby",
+            self.label
+        )
     }
 }
 
@@ -331,7 +335,9 @@ impl fmt::Display for AppendError {
             Self::Closed => f.write_str("the log is closed; open it again to append"),
             Self::EmptyGroup => f.write_str("a group needs at least one record"),
             Self::NoSpace(failure) => write!(f, "{failure}; the log stays readable: free space and append again"),
-            Self::Poisoned(cause) => write!(f, "the log stopped at its first failure: {cause}; open it again to recover"),
+            Self::Poisoned(cause) => {
+                write!(f, "the log stopped at its first failure: {cause}; open it again to recover")
+            }
             Self::TooLarge { len, max } => {
                 write!(f, "{len} bytes are over the bound of {max} bytes; split it or raise record_bytes_max")
             }
@@ -354,7 +360,9 @@ pub enum SubmitError {
 impl fmt::Display for SubmitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full => f.write_str("pending_bytes_max is reached; wait for earlier appends, or use append, which waits"),
+            Self::Full => {
+                f.write_str("pending_bytes_max is reached; wait for earlier appends, or use append, which waits")
+            }
             Self::Append(error) => error.fmt(f),
         }
     }

@@ -8,6 +8,9 @@ mod disk;
 pub mod engines;
 mod error;
 mod format;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod harness;
 mod journal;
 mod log;
 mod lsn;

@@ -13,13 +13,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::disk::file::RealDirectory;
 use crate::disk::{BufferPool, Directory, Lock};
-use crate::error::{AppendError, IoFailure, OpenError, Op, ReadError, SubmitError};
+use crate::error::{AppendError, IoFailure, Op, OpenError, ReadError, SubmitError};
 use crate::format::SegmentHeader;
 use crate::journal::{Batcher, Journal};
 use crate::lsn::{Lsn, SegmentId};
 use crate::options::{Engine, Limits, Options};
 use crate::read::cursor::{Record, Records, clip};
-use crate::read::recover::{self, Opened, RecoveryReport, Surroundings};
+use crate::read::recover::{self, Opened, RecoveryReport, Surroundings, Truncation};
 use crate::runtime::append::{Append, AppendBatch, Pending, Reserve, WaitDurable, block_on};
 use crate::runtime::durable::{Durable, End};
 use crate::runtime::index::Index;
@@ -64,7 +64,10 @@ struct Handle {
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Log").field("path", &self.path()).field("durable_lsn", &self.durable_lsn()).finish_non_exhaustive()
+        f.debug_struct("Log")
+            .field("path", &self.path())
+            .field("durable_lsn", &self.durable_lsn())
+            .finish_non_exhaustive()
     }
 }
 
@@ -293,7 +296,12 @@ struct Host {
 impl Host {
     fn start(engine: Engine, uring_required: bool, core: Option<usize>) -> Result<Arc<Self>, OpenError> {
         let ring = RingThread::start(engine, uring_required, core)?;
-        Ok(Arc::new(Self { inbox: ring.inbox, method: ring.method.word(), refused: ring.refused, logs: AtomicUsize::new(0) }))
+        Ok(Arc::new(Self {
+            inbox: ring.inbox,
+            method: ring.method.word(),
+            refused: ring.refused,
+            logs: AtomicUsize::new(0),
+        }))
     }
 }
 
@@ -475,11 +483,9 @@ fn open_blocking(path: &Path, options: &Options, host: Option<Arc<Host>>) -> Res
         None => Host::start(options.chosen_engine(), options.uring_required(), None)?,
     };
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut outside = Surroundings {
-        random: Box::new(random),
-        created_ns: u64::try_from(created.as_nanos()).unwrap_or(0),
-    };
-    let opened = recover::open(&dir, &limits, &mut outside)?;
+    let mut outside =
+        Surroundings { random: Box::new(random), created_ns: u64::try_from(created.as_nanos()).unwrap_or(0) };
+    let opened = recover::open(&dir, &limits, &mut outside, Truncation::default())?;
     let stats = StatsCell::new(host.method, !dir.is_buffered(), host.refused.as_deref().map(str::to_owned));
     let hosted = Hosted::new(opened, Arc::new(dir), &limits, &host.inbox, stats, Some(lock));
     host.inbox.send(Command::Host(Box::new(hosted.tenancy))).map_err(|_| OpenError::RuntimeEnded)?;

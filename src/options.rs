@@ -66,7 +66,7 @@ impl Default for Options {
             create: true,
             delay_max: Duration::ZERO,
             engine: Engine::Auto,
-            flight_max: 2,
+            flight_max: 1,
             idle_seal: Duration::from_millis(10),
             lock_wait: Duration::from_secs(5),
             pending_bytes_max: 64 << 20,
@@ -126,7 +126,7 @@ impl Options {
         self
     }
 
-    /// How many batches may be in flight at once. Default 2; 1 to 64. After a crash at most this many batches, the
+    /// How many batches may be in flight at once. Default 1; 1 to 64. After a crash at most this many batches, the
     /// last ones, are without a later claim that they were durable (promise P5).
     #[must_use]
     pub fn flight_max(mut self, batches: usize) -> Self {
@@ -223,7 +223,9 @@ impl Options {
         check("segment_bytes", blocks >= 16 && self.segment_bytes <= 16 << 30, || {
             format!("{} is not from {} (16 blocks) to 16 GiB", self.segment_bytes, 16 * u64::from(block))
         })?;
-        check("flight_max", (1..=64).contains(&self.flight_max), || format!("{} is not from 1 to 64", self.flight_max))?;
+        check("flight_max", (1..=64).contains(&self.flight_max), || {
+            format!("{} is not from 1 to 64", self.flight_max)
+        })?;
         let segment_blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
         // A segment holds at least (flight_max + 1) of the largest batches: recovery copies that many at most.
         let share = (segment_blocks - RESERVED_BLOCKS) as usize / (self.flight_max + 1);
@@ -233,7 +235,9 @@ impl Options {
         let largest = share * block_len;
         let record_fits = largest - format::BATCH_HEADER_BYTES - format::RECORD_HEADER_BYTES;
         let record_max = self.record_bytes_max.unwrap_or(record_fits.min(16 << 20));
-        check("record_bytes_max", (1..=1 << 30).contains(&record_max), || format!("{record_max} is not from 1 to 1 GiB"))?;
+        check("record_bytes_max", (1..=1 << 30).contains(&record_max), || {
+            format!("{record_max} is not from 1 to 1 GiB")
+        })?;
         check("record_bytes_max", record_max <= record_fits, || {
             format!("{record_max} is over the {record_fits} that a segment of {} bytes allows", self.segment_bytes)
         })?;
@@ -304,7 +308,7 @@ mod tests {
         let small = Options::default().segment_bytes(64 << 10);
         let limits = small.limits(4096).unwrap();
         let batch = format::batch_bytes(format::record_bytes(limits.record_bytes_max), 4096);
-        assert!(batch * 3 + 5 * 4096 <= 64 << 10);
+        assert!(batch * 2 + 5 * 4096 <= 64 << 10);
         assert_eq!(small.record_bytes_max(1 << 20).limits(4096).unwrap_err().option, "record_bytes_max");
     }
 

@@ -44,7 +44,8 @@ pub(crate) struct StatsCell(Mutex<Stats>);
 
 impl StatsCell {
     pub(crate) fn new(method: &'static str, direct: bool, uring_refused: Option<String>) -> Self {
-        let histogram = |max| Histogram::new_with_bounds(1, max, 2).unwrap_or_else(|_| unreachable!("the bounds are constants"));
+        let histogram =
+            |max| Histogram::new_with_bounds(1, max, 2).unwrap_or_else(|_| unreachable!("the bounds are constants"));
         Self(Mutex::new(Stats {
             flushes: 0,
             seals: 0,

@@ -34,7 +34,8 @@ pub(crate) mod ring;
 pub mod sim;
 pub(crate) mod syscall;
 
-/// A directory of a test's own, removed afterwards.
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 pub(crate) mod scratch;
 

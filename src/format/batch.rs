@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::record::Records;
-use super::{BATCH_HEADER_BYTES, RecordKind, VERSION, Verdict, after, batch_bytes, field, get_u32, get_u64, is_zero, put};
+use super::{
+    BATCH_HEADER_BYTES, RecordKind, VERSION, Verdict, after, batch_bytes, field, get_u32, get_u64, is_zero, put,
+};
 use crate::lsn::{Epoch, LogId, Lsn, SegmentId};
 use crate::seeded;
 
@@ -202,7 +204,8 @@ impl BatchHeader {
                 crc: get_u32(bytes, LINK_CRC),
             }),
         };
-        let zeros = field(bytes, RESERVED_A) == [0; 2] && get_u32(bytes, RESERVED_B) == 0 && get_u32(bytes, RESERVED_C) == 0;
+        let zeros =
+            field(bytes, RESERVED_A) == [0; 2] && get_u32(bytes, RESERVED_B) == 0 && get_u32(bytes, RESERVED_C) == 0;
         if version == VERSION && zeros && header.is_sane() { Verdict::Valid((header, crc)) } else { Verdict::Bad }
     }
 
@@ -210,7 +213,8 @@ impl BatchHeader {
     fn is_sane(&self) -> bool {
         let empty = self.count == 0 && self.records_bytes == 0 && self.digest == 0;
         let records = !matches!(self.kind, Kind::Opening | Kind::Seal) || empty;
-        let flags = (!self.cut || self.kind == Kind::Opening && self.block == 1) && (!self.close || self.kind == Kind::Seal);
+        let flags =
+            (!self.cut || self.kind == Kind::Opening && self.block == 1) && (!self.close || self.kind == Kind::Seal);
         let fits = u64::from(self.records_bytes) >= u64::from(self.count) * super::RECORD_HEADER_BYTES as u64;
         let position = self.block >= 1 && self.first >= Lsn::FIRST && self.durable < self.first;
         records && flags && fits && position

@@ -60,14 +60,17 @@ impl RecordCrc {
         let length = u32::try_from(payload.len()).expect("a payload is bounded by record_bytes_max");
         // One update for the whole suffix: short ones are slow.
         let mut suffix = [0; 29];
-        if !seeded::is("m9") {
-            suffix[..4].copy_from_slice(&length.to_le_bytes());
-        }
+        suffix[..4].copy_from_slice(&length.to_le_bytes());
         suffix[4] = kind.byte();
         suffix[5..21].copy_from_slice(&log_id.bytes());
         suffix[21..].copy_from_slice(&nonce.to_le_bytes());
         let mut hasher = crc32fast::Hasher::new();
-        hasher.update(payload);
+        // The payload stands for its length too: a wrong length takes in other bytes. So the seeded bug drops both.
+        if seeded::is("m9") {
+            suffix[..4].fill(0);
+        } else {
+            hasher.update(payload);
+        }
         hasher.update(&suffix);
         Self { length, kind, hasher }
     }

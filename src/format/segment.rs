@@ -178,7 +178,14 @@ mod tests {
         assert_eq!(parse_name(&segment_name(SegmentId::new(10))), Name::Segment(SegmentId::new(10)));
         assert_eq!(parse_name(&spare_name(3)), Name::Spare(3));
         assert_eq!(parse_name("LOCK"), Name::Lock);
-        for odd in ["", "1.seg", "000000000000000A.seg", "0000000000000000.seg", "0000000000000001.seg.bak", "+000000000000001.seg"] {
+        for odd in [
+            "",
+            "1.seg",
+            "000000000000000A.seg",
+            "0000000000000000.seg",
+            "0000000000000001.seg.bak",
+            "+000000000000001.seg",
+        ] {
             assert_eq!(parse_name(odd), Name::Unknown, "{odd}");
         }
     }

@@ -119,7 +119,8 @@ impl Placement {
 
     /// Whether [`Placement::rotate`] would.
     pub(crate) fn can_rotate(&self, records_bytes: usize) -> bool {
-        self.ready.len() > self.reserve && self.ready.front().is_some_and(|space| records_bytes <= Self::records_bytes_in(*space, 1))
+        self.ready.len() > self.reserve
+            && self.ready.front().is_some_and(|space| records_bytes <= Self::records_bytes_in(*space, 1))
     }
 
     /// Takes a newly prepared segment.

@@ -157,11 +157,14 @@ impl Row {
     }
 
     /// What it means for an opening.
-    pub(crate) const fn outcome(self) -> Outcome {
+    pub(crate) fn outcome(self) -> Outcome {
         match self {
+            Self::R8 | Self::R9 if crate::seeded::is("m12") => Outcome::Cut,
             Self::R1 => Outcome::Refuse,
             Self::R2New => Outcome::New,
-            Self::R2Missing | Self::R3 | Self::R4 | Self::R5 | Self::R6Damage | Self::R7 | Self::R8 | Self::R9 => Outcome::Damage,
+            Self::R2Missing | Self::R3 | Self::R4 | Self::R5 | Self::R6Damage | Self::R7 | Self::R8 | Self::R9 => {
+                Outcome::Damage
+            }
             Self::R6Empty | Self::R11 | Self::R12 => Outcome::Cut,
             Self::R10 => Outcome::Continue,
         }

@@ -1,8 +1,6 @@
 //! From bytes to facts: where the chain begins, how far it goes, what stands off it, and which row of the recovery
 //! table follows. Reads only.
 
-use std::ops::ControlFlow;
-
 use super::segment::Found;
 use super::survey::{Refusal, Seen, Survey, next_lsn};
 use crate::error::Damage;
@@ -148,7 +146,7 @@ pub(crate) fn assess(survey: &mut Survey<'_>, depth: Depth) -> Result<Assessment
     if facts.no_segments {
         return Ok(verdict.settle(survey, &facts, None));
     }
-    let start = find_start(survey, depth)?;
+    let start = find_start(survey)?;
     facts.no_start = start.found.is_none();
     facts.any_data = start.any_data;
     facts.void_opening_used = start.void_used.is_some();
@@ -166,7 +164,9 @@ pub(crate) fn assess(survey: &mut Survey<'_>, depth: Depth) -> Result<Assessment
         facts.bad_segment = true;
         spot = Some(Spot { segment: bad.id, block: 0, first: verdict.first, last: Lsn::MAX });
     }
-    if !facts.bad_segment && let Some(missing) = missing_above(survey, verdict.end.0) {
+    if !facts.bad_segment
+        && let Some(missing) = missing_above(survey, verdict.end.0)
+    {
         facts.segment_missing = true;
         spot = Some(Spot { segment: missing, block: 0, first: verdict.last.next(), last: Lsn::MAX });
     }
@@ -174,6 +174,11 @@ pub(crate) fn assess(survey: &mut Survey<'_>, depth: Depth) -> Result<Assessment
 }
 
 impl Assessment {
+    /// Whether the walk ended with a seal of either kind.
+    pub(crate) fn ends_sealed(&self) -> bool {
+        self.walk.as_ref().is_some_and(|walk| walk.cur.header.kind == Kind::Seal)
+    }
+
     fn nothing(survey: &Survey<'_>) -> Self {
         let firsts = || survey.segments.values().filter_map(Seen::first);
         Self {
@@ -193,13 +198,20 @@ impl Assessment {
     }
 
     /// Walks from `start`, weighs what stands off the walk, and checks the links behind it.
-    fn follow(&mut self, survey: &mut Survey<'_>, start: &Found, depth: Depth, facts: &mut Facts) -> Result<Option<Spot>, Refusal> {
+    fn follow(
+        &mut self,
+        survey: &mut Survey<'_>,
+        start: &Found,
+        depth: Depth,
+        facts: &mut Facts,
+    ) -> Result<Option<Spot>, Refusal> {
         let mut walk = match depth {
             Depth::Tail => walk_from_anchor(survey, start)?,
             Depth::Whole => walk(survey, start)?,
         };
         let evidence = self.weigh(survey, start.header.epoch, &walk, depth)?;
         walk.claim(evidence.claimed.min(walk.n));
+        self.next_epoch = self.next_epoch.max(walk.cur.header.epoch.next());
         self.trim = walk.trim.max(evidence.trim);
         self.last = walk.n;
         self.claimed = walk.claimed;
@@ -237,7 +249,10 @@ impl Assessment {
         let ids: Vec<SegmentId> = survey.segments.range(walk.path[0].id..).map(|(id, _)| *id).collect();
         for id in ids {
             let walked = ends.iter().find(|(walked, _)| *walked == id).map(|(_, end)| *end);
-            if walked.is_none() && depth == Depth::Tail && survey.looks_unused(id) {
+            // Behind a close seal with nothing after it there was nothing in flight: ready segments need not be read to
+            // their end at every opening.
+            let clean = walk.cur.header.close && evidence.torn_bytes == 0 && Self::has_room_behind(survey, walk);
+            if walked.is_none() && clean && depth == Depth::Tail && survey.looks_unused(id) {
                 continue;
             }
             let strays = survey.strays(id, walked.unwrap_or(1))?;
@@ -259,6 +274,12 @@ impl Assessment {
             }
         }
         Ok(evidence)
+    }
+
+    /// Whether what follows the walk would stand in the same segment.
+    fn has_room_behind(survey: &Survey<'_>, walk: &Walk) -> bool {
+        let segment = survey.segment(walk.cur.header.segment);
+        segment.is_some_and(|segment| survey.end_of(&walk.cur) < segment.header.blocks)
     }
 
     /// Lets the table speak, and gives damage its words.
@@ -287,9 +308,10 @@ impl Assessment {
 }
 
 /// The effective cut opening of the greatest epoch, else the first batch of the lowest used segment.
-fn find_start(survey: &mut Survey<'_>, depth: Depth) -> Result<Start, Refusal> {
+fn find_start(survey: &mut Survey<'_>) -> Result<Start, Refusal> {
     let mut start = Start::default();
-    let mut cuts: Vec<Found> = survey.segments.values().filter_map(Seen::first).filter(|found| found.header.cut).copied().collect();
+    let mut cuts: Vec<Found> =
+        survey.segments.values().filter_map(Seen::first).filter(|found| found.header.cut).copied().collect();
     cuts.sort_by_key(|found| (found.header.epoch, found.header.segment));
     while let Some(cut) = cuts.pop() {
         if takes_effect(survey, &cut)? {
@@ -304,7 +326,7 @@ fn find_start(survey: &mut Survey<'_>, depth: Depth) -> Result<Start, Refusal> {
     let mut lowest = None;
     let ids: Vec<SegmentId> = survey.segments.keys().copied().collect();
     for id in ids {
-        if is_used(survey, id, depth)? {
+        if is_used(survey, id)? {
             lowest = Some(id);
             break;
         }
@@ -322,13 +344,10 @@ fn find_start(survey: &mut Survey<'_>, depth: Depth) -> Result<Start, Refusal> {
 }
 
 /// Whether a batch of this log stands in a segment.
-fn is_used(survey: &mut Survey<'_>, id: SegmentId, depth: Depth) -> Result<bool, Refusal> {
+fn is_used(survey: &mut Survey<'_>, id: SegmentId) -> Result<bool, Refusal> {
     let Some(seen) = survey.segments.get(&id) else { return Ok(false) };
     if seen.first().is_some() {
         return Ok(true);
-    }
-    if depth == Depth::Tail && survey.looks_unused(id) {
-        return Ok(false);
     }
     let segment = seen.segment.clone();
     survey.holds_batch(&segment)
@@ -374,7 +393,8 @@ fn walk(survey: &mut Survey<'_>, start: &Found) -> Result<Walk, Refusal> {
 /// `start`; else from `start`.
 fn walk_from_anchor(survey: &mut Survey<'_>, start: &Found) -> Result<Walk, Refusal> {
     let from = start.header.segment;
-    let later: Vec<Found> = survey.segments.range(from.next()..).filter_map(|(_, seen)| seen.first().copied()).collect();
+    let later: Vec<Found> =
+        survey.segments.range(from.next()..).filter_map(|(_, seen)| seen.first().copied()).collect();
     let claimed = later.iter().map(|found| found.header.durable).max().unwrap_or_default();
     let anchor = later.iter().rev().find(|found| !found.header.cut && found.header.first <= claimed.next());
     if let Some(anchor) = anchor
@@ -399,7 +419,8 @@ fn leads_back(survey: &mut Survey<'_>, found: &Found, to: SegmentId) -> Result<b
 /// The first batch of the segment that `found` links into, if the link holds.
 fn linked_segment(survey: &mut Survey<'_>, found: &Found) -> Result<Option<Found>, Refusal> {
     let Some(link) = found.header.link else { return Ok(None) };
-    let holds = matches!(survey.header_at(link.segment, link.block, false)?, Verdict::Valid(linked) if linked.link() == link);
+    let holds =
+        matches!(survey.header_at(link.segment, link.block, false)?, Verdict::Valid(linked) if linked.link() == link);
     let first = survey.segments.get(&link.segment).and_then(Seen::first).copied();
     Ok(first.filter(|first| holds && first.header.segment < found.header.segment))
 }
@@ -433,7 +454,8 @@ fn settled_path(survey: &mut Survey<'_>, to: &PathSegment, trim: Lsn) -> Result<
             break;
         }
         let first = survey.segments.get(&link.segment).and_then(Seen::first).copied();
-        let holds = matches!(survey.header_at(link.segment, link.block, false)?, Verdict::Valid(found) if found.link() == link);
+        let holds =
+            matches!(survey.header_at(link.segment, link.block, false)?, Verdict::Valid(found) if found.link() == link);
         match first.filter(|first| holds && first.header.segment < cur.id) {
             Some(first) => {
                 cur = PathSegment::new(&first.header);
@@ -458,7 +480,12 @@ fn settled_path(survey: &mut Survey<'_>, to: &PathSegment, trim: Lsn) -> Result<
 }
 
 /// Reads every batch of the chain before `to`, bodies included.
-fn check_settled(survey: &mut Survey<'_>, path: &[PathSegment], to: &PathSegment, trim: Lsn) -> Result<Option<(bool, Spot)>, Refusal> {
+fn check_settled(
+    survey: &mut Survey<'_>,
+    path: &[PathSegment],
+    to: &PathSegment,
+    trim: Lsn,
+) -> Result<Option<(bool, Spot)>, Refusal> {
     for pair in path.windows(2).take_while(|pair| pair[0].id < to.id) {
         let (segment, next) = (pair[0], pair[1]);
         let mut expected = segment.first;
@@ -486,10 +513,11 @@ fn check_settled(survey: &mut Survey<'_>, path: &[PathSegment], to: &PathSegment
 
 /// The lowest id that is missing between the end of the walk and the greatest id there is.
 fn missing_above(survey: &Survey<'_>, end: SegmentId) -> Option<SegmentId> {
-    let named = || survey.segments.keys().copied().chain(survey.bad.iter().map(|bad| bad.id)).filter(|id| *id > end);
-    let mut expected = if end == SegmentId::default() { return None } else { end.next() };
-    let mut ids: Vec<SegmentId> = named().collect();
+    let named = survey.segments.keys().copied().chain(survey.bad.iter().map(|bad| bad.id));
+    let mut ids: Vec<SegmentId> = named.filter(|id| *id > end).collect();
     ids.sort_unstable();
+    // Without a chain the end is 0: the first segment of all must be there, since nothing was ever trimmed.
+    let mut expected = end.next();
     for id in ids {
         if id != expected {
             return Some(expected);
@@ -499,26 +527,21 @@ fn missing_above(survey: &Survey<'_>, end: SegmentId) -> Option<SegmentId> {
     None
 }
 
-/// The last record-bearing batch at or before `found` on the chain, and the last of its records that counts: a cut
-/// opening behind it may have ended it early.
-pub(crate) fn last_records_before(survey: &mut Survey<'_>, found: &Found) -> Result<Option<(Found, Lsn)>, Refusal> {
-    let mut bound = Lsn::MAX;
-    let step = |survey: &mut Survey<'_>, cur: &Found, bound: &mut Lsn| -> Result<ControlFlow<Option<(Found, Lsn)>, Found>, Refusal> {
-        if cur.header.cut {
-            *bound = (*bound).min(cur.header.first.prev());
-        }
-        let Some(link) = cur.header.link else { return Ok(ControlFlow::Break(None)) };
-        match survey.header_at(link.segment, link.block, false)? {
-            Verdict::Valid(before) if before.header.count > 0 => Ok(ControlFlow::Break(Some((before, before.header.last().min(*bound))))),
-            Verdict::Valid(before) => Ok(ControlFlow::Continue(before)),
-            _ => Ok(ControlFlow::Break(None)),
-        }
-    };
-    let mut cur = *found;
+/// The last record-bearing batch at or before `from` on the chain that holds a record up to `below`, and the last of
+/// those records: a cut opening behind the batch may have ended it early.
+pub(crate) fn last_records(survey: &mut Survey<'_>, from: &Found, below: Lsn) -> Result<Option<(Found, Lsn)>, Refusal> {
+    let (mut cur, mut bound) = (*from, below);
     loop {
-        match step(survey, &cur, &mut bound)? {
-            ControlFlow::Break(end) => return Ok(end),
-            ControlFlow::Continue(before) => cur = before,
+        if cur.header.count > 0 && cur.header.first <= bound {
+            return Ok(Some((cur, cur.header.last().min(bound))));
+        }
+        if cur.header.cut {
+            bound = bound.min(cur.header.first.prev());
+        }
+        let Some(link) = cur.header.link else { return Ok(None) };
+        match survey.header_at(link.segment, link.block, false)? {
+            Verdict::Valid(before) if before.link() == link => cur = before,
+            _ => return Ok(None),
         }
     }
 }

@@ -167,7 +167,8 @@ impl Records {
         let start = whole.as_ptr() as usize;
         let bytes = Bytes::copy_from_slice(whole);
         for record in found.header.records(whole).flatten() {
-            let wanted = record.kind == RecordKind::User && record.lsn >= self.next && record.lsn <= last.min(self.last);
+            let wanted =
+                record.kind == RecordKind::User && record.lsn >= self.next && record.lsn <= last.min(self.last);
             if wanted {
                 let at = record.payload.as_ptr() as usize - start;
                 self.batch.push_back(Record { lsn: record.lsn, payload: bytes.slice(at..at + record.payload.len()) });

@@ -116,7 +116,8 @@ fn judge(dir: &RealDirectory, depth: Depth) -> Result<(Assessment, Option<Option
     let mut tries = 0;
     loop {
         let writer = dir.holder()?;
-        let verdict = Survey::take(dir, Access::Read).and_then(|mut survey| Ok((assess(&mut survey, depth)?, survey.strangers)));
+        let verdict =
+            Survey::take(dir, Access::Read).and_then(|mut survey| Ok((assess(&mut survey, depth)?, survey.strangers)));
         tries += 1;
         // A writer that rotates or clears dead files changes the directory under the survey.
         let again = writer.is_some() && tries < SURVEYS_MAX;
@@ -266,5 +267,11 @@ fn describe(window: &mut Window, segment: &super::segment::Segment) -> Result<Se
         });
         block += if whole { batch.blocks(header.block_bytes) } else { 1 };
     }
-    Ok(SegmentInfo { id: header.id, log_id: header.log_id, block_bytes: header.block_bytes, bytes: header.bytes(), batches })
+    Ok(SegmentInfo {
+        id: header.id,
+        log_id: header.log_id,
+        block_bytes: header.block_bytes,
+        bytes: header.bytes(),
+        batches,
+    })
 }

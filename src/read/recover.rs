@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::assess::{Assessment, Depth, Walk, assess, last_records_before};
+use super::assess::{Assessment, Depth, Walk, assess, last_records};
 use super::segment::{Found, Segment};
 use super::survey::{Refusal, Survey};
 use crate::disk::{Access, Buffer, Directory};
@@ -54,6 +54,15 @@ impl std::fmt::Debug for Surroundings {
     }
 }
 
+/// What an opening truncates while it is at it: the recovery half of both truncations.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Truncation {
+    /// Records below go: marked by the opening and its seal, then removed segment by segment.
+    pub(crate) before: Option<Lsn>,
+    /// Records above go, by a cut opening that stands on the batch holding this one. It must be claimed durable.
+    pub(crate) after: Option<Lsn>,
+}
+
 /// A log that is open for writing, before its ring thread takes over.
 #[derive(Debug)]
 pub(crate) struct Opened {
@@ -76,25 +85,51 @@ pub(crate) struct Opened {
 /// # Errors
 /// Damage, a torn tail if the mode asks for consistency, or I/O. Nothing was changed by a refusal that comes before the
 /// first write: everything is decided before it.
-pub(crate) fn open(dir: &dyn Directory, limits: &Limits, surroundings: &mut Surroundings) -> Result<Opened, OpenError> {
+pub(crate) fn open(
+    dir: &dyn Directory,
+    limits: &Limits,
+    surroundings: &mut Surroundings,
+    truncation: Truncation,
+) -> Result<Opened, OpenError> {
     let mut survey = Survey::take(dir, Access::ReadWrite)?;
-    let verdict = assess(&mut survey, Depth::Tail)?;
+    let mut verdict = assess(&mut survey, Depth::Tail)?;
     match verdict.row.outcome() {
         Outcome::Damage | Outcome::Refuse => {
             return Err(verdict.damage.map_or(OpenError::RuntimeEnded, OpenError::Damaged));
         }
         Outcome::Cut if verdict.row == Row::R12 && limits.recovery_mode == RecoveryMode::AbsoluteConsistency => {
-            return Err(OpenError::Torn { path: dir.path().to_path_buf(), last: verdict.last, bytes: verdict.torn_bytes });
+            return Err(OpenError::Torn {
+                path: dir.path().to_path_buf(),
+                last: verdict.last,
+                bytes: verdict.torn_bytes,
+            });
         }
         Outcome::New | Outcome::Continue | Outcome::Cut => {}
     }
+    if let Some(before) = truncation.before
+        && !seeded::is("no-trim-mark")
+    {
+        verdict.trim = verdict.trim.max(before);
+    }
     let mut opener = Opener::new(&survey, &verdict, limits, surroundings)?;
+    // A segment may have got its name from a process that was killed before it synced the directory.
+    dir.sync()?;
     opener.remove_unfit(&survey)?;
+    let continues = verdict.row.outcome() == Outcome::Continue || seeded::is("idle-reopen") && verdict.ends_sealed();
     match verdict.walk.as_ref() {
-        Some(walk) if verdict.row.outcome() == Outcome::Continue && opener.fits_in_place(&survey, walk) => {
+        Some(walk)
+            if truncation.after.is_none()
+                && opener.fits_in_place(&survey, walk)
+                && (continues || seeded::is("m11")) =>
+        {
             opener.continue_behind(&mut survey, walk, verdict.end)?;
         }
-        walk => opener.cut(&mut survey, walk, &verdict)?,
+        Some(walk) => {
+            let basis = Basis::of(&mut survey, walk, truncation.after)?;
+            verdict.last = truncation.after.unwrap_or(verdict.last);
+            opener.cut(&mut survey, &basis, verdict.last)?;
+        }
+        None => opener.cut(&mut survey, &Basis::nothing(verdict.last), verdict.last)?,
     }
     if !seeded::is("no-opening-seal") {
         opener.seal(verdict.last)?;
@@ -103,6 +138,10 @@ pub(crate) fn open(dir: &dyn Directory, limits: &Limits, surroundings: &mut Surr
         dir.record_log_id(opener.chain.log_id)?;
     }
     let spares = opener.clear_dead(&survey)?;
+    if let Some(before) = truncation.before {
+        verdict.first = verdict.first.max(before);
+        opener.remove_trimmed(before)?;
+    }
     Ok(opener.finish(&survey, &verdict, spares))
 }
 
@@ -131,7 +170,12 @@ struct Opener<'a> {
 }
 
 impl<'a> Opener<'a> {
-    fn new(survey: &Survey<'a>, verdict: &Assessment, limits: &'a Limits, outside: &mut Surroundings) -> Result<Self, OpenError> {
+    fn new(
+        survey: &Survey<'a>,
+        verdict: &Assessment,
+        limits: &'a Limits,
+        outside: &mut Surroundings,
+    ) -> Result<Self, OpenError> {
         let log_id = survey.log_id.unwrap_or_else(|| {
             let mut id = [0; 16];
             id[..8].copy_from_slice(&(outside.random)().to_le_bytes());
@@ -189,7 +233,12 @@ impl<'a> Opener<'a> {
 
     /// Row R10: writes the close seal again, byte for byte, and flushes it: it may never have reached the medium. Then
     /// the opening follows in place.
-    fn continue_behind(&mut self, survey: &mut Survey<'_>, walk: &Walk, end: (SegmentId, u32)) -> Result<(), OpenError> {
+    fn continue_behind(
+        &mut self,
+        survey: &mut Survey<'_>,
+        walk: &Walk,
+        end: (SegmentId, u32),
+    ) -> Result<(), OpenError> {
         let Some(segment) = survey.segment(end.0).cloned() else { return Err(OpenError::RuntimeEnded) };
         if !seeded::is("no-reseal") {
             let seal = survey.window.bytes_of(&segment, &walk.cur).map_err(Refusal::Io)?;
@@ -210,11 +259,7 @@ impl<'a> Opener<'a> {
     }
 
     /// Every other row: a cut opening in a segment above all used ones, with copies of what nothing proves durable.
-    fn cut(&mut self, survey: &mut Survey<'_>, walk: Option<&Walk>, verdict: &Assessment) -> Result<(), OpenError> {
-        let basis = match walk {
-            Some(walk) => Basis::of(survey, walk)?,
-            None => Basis { proved: None, kept: verdict.last, copies: Vec::new() },
-        };
+    fn cut(&mut self, survey: &mut Survey<'_>, basis: &Basis, last: Lsn) -> Result<(), OpenError> {
         let keeps = |segment: &PathSegment| basis.proved.is_some_and(|found| segment.id <= found.header.segment);
         self.path.retain(keeps);
         self.chain.link = basis.proved.as_ref().map(Found::link);
@@ -223,8 +268,11 @@ impl<'a> Opener<'a> {
         let shape = self.place(0, basis.kept.next())?;
         let mut header = self.chain.header(Kind::Opening, &shape, basis.kept);
         header.cut = true;
-        header.restated_to = verdict.last;
+        header.restated_to = last;
         self.write(&header, &shape, &[])?;
+        // Flushed before the first copy: a segment whose first block is zero or stale then never hides batches of an
+        // epoch that nobody else has seen, and openings need not read ready segments to their end.
+        self.flush()?;
         for found in &basis.copies {
             self.copy(survey, found, basis.kept)?;
         }
@@ -260,7 +308,11 @@ impl<'a> Opener<'a> {
 
     /// A place for a batch of `records_bytes`; prepares a segment if none is ready.
     fn place(&mut self, records_bytes: usize, first: Lsn) -> Result<Shape, OpenError> {
-        let fits = if records_bytes == 0 { self.placement.has_block() } else { records_bytes <= self.placement.records_bytes_here() };
+        let fits = if records_bytes == 0 {
+            self.placement.has_block()
+        } else {
+            records_bytes <= self.placement.records_bytes_here()
+        };
         if !fits && !self.placement.rotate(records_bytes) {
             self.prepare_for(records_bytes)?;
             self.placement.rotate(records_bytes);
@@ -280,7 +332,9 @@ impl<'a> Opener<'a> {
             self.dir.sync()?;
             self.next_segment = id;
         }
-        let blocks = crate::format::batch_blocks(records_bytes, self.limits.block_bytes) + 1 + crate::journal::placement::SEAL_BLOCKS;
+        let blocks = crate::format::batch_blocks(records_bytes, self.limits.block_bytes)
+            + 1
+            + crate::journal::placement::SEAL_BLOCKS;
         let header = SegmentHeader {
             log_id: self.chain.log_id,
             id: self.next_segment,
@@ -344,6 +398,17 @@ impl<'a> Opener<'a> {
         Ok(spares)
     }
 
+    /// Removes whole segments all of whose records are below `first`, the lowest id first, the directory synced each
+    /// time: what is left is a chain at any moment.
+    fn remove_trimmed(&mut self, first: Lsn) -> Result<(), OpenError> {
+        while self.path.get(1).is_some_and(|next| next.first <= first) {
+            let gone = self.path.remove(0);
+            self.dir.remove(&segment_name(gone.id))?;
+            self.dir.sync()?;
+        }
+        Ok(())
+    }
+
     fn finish(self, survey: &Survey<'_>, verdict: &Assessment, spares: Vec<u64>) -> Opened {
         let report = RecoveryReport {
             label: verdict.row.label(),
@@ -387,21 +452,25 @@ struct Basis {
 }
 
 impl Basis {
-    fn of(survey: &mut Survey<'_>, walk: &Walk) -> Result<Self, OpenError> {
-        if seeded::is("no-copy") {
-            let last = walk.unproved.last().copied().or(walk.proved);
-            let before = last_records_before(survey, &walk.start)?.map(|(found, _)| found);
-            return Ok(Self { proved: last.or(before), kept: walk.n, copies: Vec::new() });
-        }
-        let copies = walk.unproved.clone();
-        let (proved, kept) = match walk.proved {
-            Some(found) => (Some(found), found.header.last()),
-            None => match last_records_before(survey, &walk.start)? {
-                Some((found, kept)) => (Some(found), kept),
-                None => (None, copies.first().map_or(walk.n, |found| found.header.first.prev())),
-            },
+    /// An empty log.
+    fn nothing(kept: Lsn) -> Self {
+        Self { proved: None, kept, copies: Vec::new() }
+    }
+
+    /// Of what the walk found; of no more than `after`, if given.
+    fn of(survey: &mut Survey<'_>, walk: &Walk, after: Option<Lsn>) -> Result<Self, OpenError> {
+        let from = match walk.proved {
+            Some(found) if after.is_none() && !seeded::is("no-copy") => found,
+            None if after.is_none() && !seeded::is("no-copy") => walk.start,
+            _ => walk.cur,
         };
-        Ok(Self { proved, kept, copies })
+        let copies = if after.is_some() || seeded::is("no-copy") { Vec::new() } else { walk.unproved.clone() };
+        // An unproved batch at the start of the walk is copied, and what stands before it is the basis.
+        let below = copies.first().map_or(Lsn::MAX, |found| found.header.first.prev()).min(after.unwrap_or(Lsn::MAX));
+        Ok(match last_records(survey, &from, below)? {
+            Some((found, kept)) => Self { proved: Some(found), kept, copies },
+            None => Self { proved: None, kept: below.min(walk.n), copies },
+        })
     }
 }
 

@@ -72,7 +72,13 @@ impl Window {
 
     /// `blocks` blocks from `block` of `segment`; fewer bytes at the end of the file. With `ahead`, reads on beyond
     /// them, for what is likely asked next.
-    pub(crate) fn bytes(&mut self, segment: &Segment, block: u32, blocks: u32, ahead: bool) -> Result<&[u8], IoFailure> {
+    pub(crate) fn bytes(
+        &mut self,
+        segment: &Segment,
+        block: u32,
+        blocks: u32,
+        ahead: bool,
+    ) -> Result<&[u8], IoFailure> {
         let start = segment.offset(block);
         // Never beyond the segment: a length in a header is not to be trusted with an allocation.
         let blocks = blocks.min(segment.header.blocks.saturating_sub(block));
@@ -103,7 +109,12 @@ impl Window {
     }
 
     /// What the header at `block` of `segment` is.
-    pub(crate) fn header_at(&mut self, segment: &Segment, block: u32, ahead: bool) -> Result<Verdict<Found>, IoFailure> {
+    pub(crate) fn header_at(
+        &mut self,
+        segment: &Segment,
+        block: u32,
+        ahead: bool,
+    ) -> Result<Verdict<Found>, IoFailure> {
         let bytes = self.bytes(segment, block, 1, ahead)?;
         if bytes.len() < segment.header.block_bytes as usize {
             return Ok(Verdict::Bad);

@@ -42,7 +42,11 @@ enum Cargo<'a> {
 
 impl<'a> Cargo<'a> {
     fn record(shared: &Shared, payload: &'a [u8]) -> Self {
-        if payload.len() >= LARGE_BYTES { Self::Unpacked(payload) } else { Self::Record(shared.stage.crc(payload), payload) }
+        if payload.len() >= LARGE_BYTES {
+            Self::Unpacked(payload)
+        } else {
+            Self::Record(shared.stage.crc(payload), payload)
+        }
     }
 
     /// Tries to get LSNs and a place.
@@ -295,7 +299,10 @@ impl Future for WaitDurable<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { shared, lsn, place } = &mut *self;
-        shared.durable.poll(*lsn, place, cx.waker()).map(|result| result.map(|()| shared.durable.lsn()).map_err(AppendError::from))
+        shared
+            .durable
+            .poll(*lsn, place, cx.waker())
+            .map(|result| result.map(|()| shared.durable.lsn()).map_err(AppendError::from))
     }
 }
 

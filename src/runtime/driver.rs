@@ -12,7 +12,7 @@ use super::durable::End;
 use super::sync::Arc;
 use super::{Command, Inbox, Job, PreparedFile, Shared, Tenancy, Workshop};
 use crate::disk::{Buffer, Completion, Disk, FileSlot, Lock, Notify, Write};
-use crate::error::{Cause, IoFailure, OpenError, Op};
+use crate::error::{Cause, IoFailure, Op, OpenError};
 use crate::format::{BATCH_HEADER_BYTES, SegmentHeader};
 use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space};
 use crate::lsn::SegmentId;
@@ -88,7 +88,9 @@ impl Driver {
             let Some(tenant) = self.tenants.get_mut(key) else { continue };
             tenant.publish(&mut self.woken);
             let next = tenant.submit(key, now, &mut *self.disk, &mut self.flights);
-            tenant.request_segment(key, now, &*self.workshop, &self.inbox);
+            if matches!(next, Next::Wait(_)) {
+                tenant.request_segment(key, now, &*self.workshop, &self.inbox);
+            }
             pause.wakeable |= tenant.journal.has_slot();
             match next {
                 Next::Wait(due) => pause.until = pause.until.into_iter().chain(due).min(),
@@ -113,7 +115,7 @@ impl Driver {
                 Command::Host(tenancy) => self.host(tenancy),
                 Command::Prepared { tenant, header, file } => {
                     if let Some(tenant) = self.tenants.get_mut(tenant) {
-                        tenant.handle_prepared(&header, file, now, &mut *self.disk);
+                        tenant.handle_prepared(&header, file, now, &mut *self.disk, &mut self.woken);
                     }
                 }
                 Command::Panic => panic!("asked to by a test"),
@@ -123,7 +125,18 @@ impl Driver {
     }
 
     fn host(&mut self, tenancy: Box<Tenancy>) {
-        let Tenancy { journal, shared, files, next_segment, spares, shape, lock, buffer_bytes, pending_bytes_max, told } = *tenancy;
+        let Tenancy {
+            journal,
+            shared,
+            files,
+            next_segment,
+            spares,
+            shape,
+            lock,
+            buffer_bytes,
+            pending_bytes_max,
+            told,
+        } = *tenancy;
         let answer = self.attach_all(&shared, files, lock.as_ref(), buffer_bytes, pending_bytes_max);
         match answer {
             Ok((files, lock_slot)) => {
@@ -162,7 +175,8 @@ impl Driver {
         let pool = self.disk.pool(buffer_bytes, pending_bytes_max);
         shared.stage.set_pool(pool.map_err(|error| IoFailure::new(Op::Ring, shared.dir.path(), 0, &error))?);
         let lock_slot = lock.map(|lock| self.disk.hold(lock.as_fd())).transpose()?;
-        let attach = |(id, file): (SegmentId, PreparedFile)| Ok(Attached { id, slot: self.disk.attach(&file)?, in_flight: 0 });
+        let attach =
+            |(id, file): (SegmentId, PreparedFile)| Ok(Attached { id, slot: self.disk.attach(&file)?, in_flight: 0 });
         Ok((files.into_iter().map(attach).collect::<Result<_, IoFailure>>()?, lock_slot))
     }
 
@@ -180,7 +194,9 @@ impl Driver {
     /// A log that is closed (or poisoned and given up), with nothing in flight: lets go of its files and its lock, and
     /// only then says so.
     fn retire(&mut self, key: usize) {
-        if self.tenants[key].in_flight > 0 {
+        let tenant = &self.tenants[key];
+        // The helper may be at work in the directory, which is the next writer's as soon as the lock is let go.
+        if tenant.in_flight > 0 || tenant.preparing == Preparing::One {
             return;
         }
         let mut tenant = self.tenants.remove(key);
@@ -190,7 +206,10 @@ impl Driver {
         if let Some(slot) = tenant.lock_slot.take() {
             self.disk.detach(slot);
         }
-        drop(tenant.lock.take());
+        if let Some(lock) = tenant.lock.take() {
+            // The ring may keep the file a little longer; the lock itself must be free when `close` resolves.
+            lock.release();
+        }
         tenant.shared.finish(End::Closed, &mut self.woken);
         tenant.shared.release(&mut self.woken);
     }
@@ -327,7 +346,14 @@ impl Tenant {
         }
     }
 
-    fn handle_completion(&mut self, flight: &Flight, completion: Completion, now: Duration, disk: &mut dyn Disk, woken: &mut Vec<Waker>) {
+    fn handle_completion(
+        &mut self,
+        flight: &Flight,
+        completion: Completion,
+        now: Duration,
+        disk: &mut dyn Disk,
+        woken: &mut Vec<Waker>,
+    ) {
         self.in_flight -= 1;
         if let Some(file) = self.files.iter_mut().find(|file| file.id == flight.segment) {
             file.in_flight -= 1;
@@ -362,18 +388,37 @@ impl Tenant {
         if due && !self.poisoned && self.shared.stage.segments_wanted() > 0 {
             self.preparing = Preparing::One;
             let header = SegmentHeader { id: self.next_segment, ..self.shape };
-            workshop.request(Job { tenant, shared: self.shared.clone(), header, spare: self.spares.pop(), inbox: inbox.clone() });
+            workshop.request(Job {
+                tenant,
+                shared: self.shared.clone(),
+                header,
+                spare: self.spares.pop(),
+                inbox: inbox.clone(),
+            });
         }
     }
 
-    fn handle_prepared(&mut self, header: &SegmentHeader, file: Result<PreparedFile, IoFailure>, now: Duration, disk: &mut dyn Disk) {
+    fn handle_prepared(
+        &mut self,
+        header: &SegmentHeader,
+        file: Result<PreparedFile, IoFailure>,
+        now: Duration,
+        disk: &mut dyn Disk,
+        woken: &mut Vec<Waker>,
+    ) {
         match file.and_then(|file| disk.attach(&file)) {
             Ok(slot) => {
                 self.preparing = Preparing::Nothing;
                 self.next_segment = header.id.next();
                 self.files.push_back(Attached { id: header.id, slot, in_flight: 0 });
-                self.shared.stage.add_ready(Space { id: header.id, block_bytes: header.block_bytes, blocks: header.blocks });
+                self.shared.stage.add_ready(Space {
+                    id: header.id,
+                    block_bytes: header.block_bytes,
+                    blocks: header.blocks,
+                });
             }
+            // A device's flush is everybody's: one that failed for the helper may have dropped what this log wrote.
+            Err(failure) if failure.op == Op::Sync => self.poison(Cause::Io(failure), woken),
             Err(failure) => {
                 self.preparing = Preparing::Failed { at: now };
                 self.shared.stage.set_no_space(failure);

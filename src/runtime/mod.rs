@@ -76,7 +76,11 @@ pub(crate) struct Tenancy {
 #[derive(Debug)]
 pub(crate) enum Command {
     Host(Box<Tenancy>),
-    Prepared { tenant: usize, header: SegmentHeader, file: Result<PreparedFile, IoFailure> },
+    Prepared {
+        tenant: usize,
+        header: SegmentHeader,
+        file: Result<PreparedFile, IoFailure>,
+    },
     /// For tests: panics.
     Panic,
 }

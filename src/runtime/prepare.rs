@@ -18,7 +18,11 @@ const ZERO_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 /// The first failure; the unfinished file is removed again, so that its space is not held.
-pub(crate) fn prepare(dir: &dyn Directory, header: &SegmentHeader, spare: Option<u64>) -> Result<Arc<dyn SegmentFile>, IoFailure> {
+pub(crate) fn prepare(
+    dir: &dyn Directory,
+    header: &SegmentHeader,
+    spare: Option<u64>,
+) -> Result<Arc<dyn SegmentFile>, IoFailure> {
     let name = match spare {
         Some(number) => spare_name(number),
         None => spare_name(header.id.get()),

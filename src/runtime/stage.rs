@@ -145,7 +145,11 @@ impl Stage {
 
     /// Refuses a record that is over its bound, before anything else.
     pub(crate) fn check_record(&self, len: usize) -> Result<(), AppendError> {
-        if len > self.record_bytes_max { Err(AppendError::TooLarge { len, max: self.record_bytes_max }) } else { Ok(()) }
+        if len > self.record_bytes_max {
+            Err(AppendError::TooLarge { len, max: self.record_bytes_max })
+        } else {
+            Ok(())
+        }
     }
 
     /// Refuses a group that is empty or over its bound: `sum` is its payloads' bytes.
@@ -163,7 +167,12 @@ impl Stage {
     /// Gives the records their LSNs and copies them in. With `turn` an appender that does not fit is queued under
     /// `waker`, and one that is queued is served only at the head of the queue. `buffer` is a large record's own, taken if
     /// it is staged.
-    pub(crate) fn stage(&self, entry: Entry<'_>, buffer: &mut Option<Buffer>, turn: Option<(&mut Turn, &Waker)>) -> Outcome {
+    pub(crate) fn stage(
+        &self,
+        entry: Entry<'_>,
+        buffer: &mut Option<Buffer>,
+        turn: Option<(&mut Turn, &Waker)>,
+    ) -> Outcome {
         let mut inner = lock(&self.inner);
         let mine = turn.as_ref().and_then(|(turn, _)| turn.0);
         let outcome = if inner.queue.front().is_some_and(|(head, _)| Some(*head) != mine) && inner.refusal().is_none() {
@@ -178,7 +187,11 @@ impl Stage {
         } else if let Some((turn, _)) = turn {
             inner.leave_queue(turn);
         }
-        let next = if matches!(outcome, Outcome::Staged(_)) { inner.queue.front().map(|(_, waker)| waker.clone()) } else { None };
+        let next = if matches!(outcome, Outcome::Staged(_)) {
+            inner.queue.front().map(|(_, waker)| waker.clone())
+        } else {
+            None
+        };
         self.release(inner);
         // The next in line may fit too: each that is served wakes the one behind it.
         if let Some(waker) = next {
@@ -198,7 +211,11 @@ impl Stage {
     }
 
     /// A buffer for a large record of `len` bytes, or a turn in the queue for one.
-    pub(crate) fn take_buffer(&self, len: usize, turn: Option<(&mut Turn, &Waker)>) -> Result<Option<Buffer>, AppendError> {
+    pub(crate) fn take_buffer(
+        &self,
+        len: usize,
+        turn: Option<(&mut Turn, &Waker)>,
+    ) -> Result<Option<Buffer>, AppendError> {
         let mut inner = lock(&self.inner);
         if let Some(refusal) = inner.refusal() {
             return Err(refusal);
@@ -266,11 +283,7 @@ impl Stage {
             (true, false) => Staged::Nothing,
         };
         inner.wake_wanted = wake;
-        View {
-            staged,
-            closing: inner.closing,
-            retry_wanted: std::mem::take(&mut inner.retry_wanted),
-        }
+        View { staged, closing: inner.closing, retry_wanted: std::mem::take(&mut inner.retry_wanted) }
     }
 
     /// The next staged batch, its buffer not yet headed or padded.

@@ -14,7 +14,7 @@ use crate::disk::null::NullDisk;
 use crate::disk::ring::RingDisk;
 use crate::disk::syscall::SyscallDisk;
 use crate::disk::{Disk, Method, Notify};
-use crate::error::{IoFailure, OpenError, Op};
+use crate::error::{IoFailure, Op, OpenError};
 use crate::options::Engine;
 
 /// How many submissions a ring holds: a linked pair for each batch in flight of many logs.
@@ -35,7 +35,9 @@ impl RingThread {
     /// # Errors
     /// io_uring refused where it is required; a thread or a ring that cannot be had; a core that does not exist.
     pub(crate) fn start(engine: Engine, uring_required: bool, core: Option<usize>) -> Result<Self, OpenError> {
-        let failed = |op| move |error: std::io::Error| OpenError::Io(IoFailure::new(op, std::path::Path::new("ringwal"), 0, &error));
+        let failed = |op| {
+            move |error: std::io::Error| OpenError::Io(IoFailure::new(op, std::path::Path::new("ringwal"), 0, &error))
+        };
         let notify = Arc::new(Notify::new().map_err(failed(Op::Ring))?);
         let inbox = Arc::new(Inbox::new(notify.clone()));
         let helper = Helper::start().map_err(failed(Op::Spawn))?;
@@ -89,26 +91,42 @@ fn pin(core: usize) -> Result<(), IoFailure> {
     sched_setaffinity(Pid::from_raw(0), &set).map_err(failed)
 }
 
-/// The thread that prepares segments, so that the ring thread never waits for a file system.
+/// The thread that prepares segments, so that the ring thread never waits for a file system. Dropping it waits for the
+/// job at hand: nobody may work in a directory whose lock is about to be let go.
 #[derive(Debug)]
 struct Helper {
-    jobs: mpsc::Sender<Job>,
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Helper {
     fn start() -> std::io::Result<Self> {
         let (jobs, work) = mpsc::channel::<Job>();
         let main = move || work.into_iter().for_each(Job::run);
-        thread::Builder::new().name("ringwal-prepare".to_owned()).spawn(main)?;
-        Ok(Self { jobs })
+        let thread = thread::Builder::new().name("ringwal-prepare".to_owned()).spawn(main)?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 }
 
 impl Workshop for Helper {
     fn request(&self, job: Job) {
-        if let Err(mpsc::SendError(job)) = self.jobs.send(job) {
-            // The helper died: better late than never.
+        let refused = match &self.jobs {
+            Some(jobs) => jobs.send(job).err().map(|mpsc::SendError(job)| job),
+            None => Some(job),
+        };
+        // The helper died: better late than never.
+        if let Some(job) = refused {
             job.run();
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            // Its panic, if any, was told on standard error; there is nobody else to tell.
+            let _ = thread.join();
         }
     }
 }

@@ -1,0 +1,262 @@
+//! The real journal, stage, driver and recovery on the simulated disk, stepped by a test: no thread, no clock.
+//!
+//! Behind feature `sim`, for tests only: nothing here is part of the library's promises.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::disk::sim::Sim;
+use crate::disk::{Access, Directory, Notify};
+use crate::error::{AppendError, OpenError, SubmitError};
+use crate::journal::recovery::Outcome;
+use crate::log::Hosted;
+use crate::lsn::Lsn;
+use crate::options::{Limits, Options};
+use crate::read::assess::{Depth, assess};
+use crate::read::cursor::Records;
+use crate::read::recover::{self, RecoveryReport, Surroundings, Truncation};
+use crate::read::survey::Survey;
+use crate::runtime::append::{AppendBatch, Pending};
+use crate::runtime::driver::Driver;
+use crate::runtime::durable::End;
+use crate::runtime::index::Index;
+use crate::runtime::sync::{Arc, lock};
+use crate::runtime::{Command, Inbox, Job, Shared, Workshop};
+use crate::stats::StatsCell;
+
+/// Keeps jobs until the test runs them.
+#[derive(Debug, Default)]
+struct Shelf(Mutex<Vec<Job>>);
+
+impl Workshop for Shelf {
+    fn request(&self, job: Job) {
+        lock(&self.0).push(job);
+    }
+}
+
+/// One opening for writing, from recovery to its end.
+pub struct Life {
+    driver: Driver,
+    shared: Arc<Shared>,
+    shelf: Arc<Shelf>,
+    report: RecoveryReport,
+    now: Duration,
+    _inbox: Arc<Inbox>,
+}
+
+impl fmt::Debug for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Life").field("report", &self.report).finish_non_exhaustive()
+    }
+}
+
+/// The judgement on a simulated directory: what `open` (not `whole`) or `verify` (`whole`) would say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Judgement {
+    /// The row's label.
+    pub label: &'static str,
+    /// The first record.
+    pub first: Lsn,
+    /// The last record of the walk.
+    pub last: Lsn,
+    /// The greatest claim: what another process shows.
+    pub claimed: Lsn,
+    /// Whether it is damage.
+    pub damaged: bool,
+}
+
+/// Judges without changing anything.
+///
+/// # Errors
+/// Unreadable, of a newer format, not a log.
+pub fn judge(sim: &Sim, whole: bool) -> Result<Judgement, OpenError> {
+    let dir = sim.directory();
+    let mut survey = Survey::take(&*dir, Access::Read)?;
+    let depth = if whole { Depth::Whole } else { Depth::Tail };
+    let verdict = assess(&mut survey, depth)?;
+    let damaged = verdict.row.outcome() == Outcome::Damage;
+    Ok(Judgement {
+        label: verdict.row.label(),
+        first: verdict.first,
+        last: verdict.last,
+        claimed: verdict.claimed,
+        damaged,
+    })
+}
+
+/// The records that another process would be shown, with their LSNs.
+///
+/// # Errors
+/// As [`judge`]; damage too.
+pub fn shown(sim: &Sim) -> Result<Vec<(Lsn, Vec<u8>)>, OpenError> {
+    let dir = sim.directory();
+    let mut survey = Survey::take(&*dir, Access::Read)?;
+    let verdict = assess(&mut survey, Depth::Tail)?;
+    if let Some(damage) = verdict.damage {
+        return Err(OpenError::Damaged(damage));
+    }
+    let index = Arc::new(Index::new(verdict.path));
+    read(dir, index, verdict.first, verdict.claimed)
+}
+
+fn read(dir: Arc<dyn Directory>, index: Arc<Index>, first: Lsn, last: Lsn) -> Result<Vec<(Lsn, Vec<u8>)>, OpenError> {
+    let failed = |error: crate::error::ReadError| match error {
+        crate::error::ReadError::Io(failure) => OpenError::Io(failure),
+        crate::error::ReadError::Damaged(damage) => OpenError::Damaged(damage),
+        other => OpenError::NotALog { path: other.to_string().into(), what: "unreadable" },
+    };
+    let records = Records::new(dir, index, first, last).map_err(failed)?;
+    records.map(|record| record.map(|record| (record.lsn, record.payload.to_vec())).map_err(failed)).collect()
+}
+
+impl Life {
+    /// Opens the log on `sim` for writing, recovering what is there. `seed` gives the nonces.
+    ///
+    /// # Errors
+    /// As `Log::open`.
+    pub fn open(sim: &Sim, options: &Options, seed: u64) -> Result<Self, OpenError> {
+        Self::open_truncated(sim, options, seed, None, None)
+    }
+
+    /// As [`Life::open`], truncating records below `before` or above `after` (which must be claimed durable).
+    ///
+    /// # Errors
+    /// As `Log::open`.
+    pub fn open_truncated(
+        sim: &Sim,
+        options: &Options,
+        seed: u64,
+        before: Option<Lsn>,
+        after: Option<Lsn>,
+    ) -> Result<Self, OpenError> {
+        let dir = sim.directory();
+        let limits: Limits = options.limits(dir.block_bytes().map_err(OpenError::Io)?)?;
+        let mut rng = crate::disk::sim::rng::Rng::new(seed);
+        let mut outside = Surroundings { random: Box::new(move || rng.next_u64()), created_ns: 0 };
+        let opened = recover::open(&*dir, &limits, &mut outside, Truncation { before, after })?;
+        let notify = Arc::new(Notify::new().map_err(|_| OpenError::RuntimeEnded)?);
+        let inbox = Arc::new(Inbox::new(notify));
+        let shelf = Arc::new(Shelf::default());
+        let hosted = Hosted::new(opened, dir, &limits, &inbox, StatsCell::new("none", true, None), None);
+        inbox.send(Command::Host(Box::new(hosted.tenancy))).map_err(|_| OpenError::RuntimeEnded)?;
+        let mut driver = Driver::new(Box::new(sim.disk()), inbox.clone(), shelf.clone());
+        driver.step(Duration::ZERO);
+        hosted.answer.recv().unwrap_or(Err(OpenError::RuntimeEnded))?;
+        Ok(Self { driver, shared: hosted.shared, shelf, report: hosted.report, now: Duration::ZERO, _inbox: inbox })
+    }
+
+    /// What opening found.
+    #[must_use]
+    pub fn report(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// Stages a record, as `Log::submit` does.
+    ///
+    /// # Errors
+    /// As `Log::submit`.
+    pub fn submit(&self, record: &[u8]) -> Result<Lsn, SubmitError> {
+        Pending::submit(&self.shared, record).map(|pending| pending.lsn())
+    }
+
+    /// Stages a group: the first poll of `Log::append_batch`. False if there was no room.
+    ///
+    /// # Errors
+    /// As `Log::append_batch`.
+    pub fn submit_group(&self, records: &[Vec<u8>]) -> Result<bool, AppendError> {
+        let before = self.shared.stage.appended();
+        let mut future = std::pin::pin!(AppendBatch::new(&self.shared, records));
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Err(error)) => Err(error),
+            _ => Ok(self.shared.stage.appended() > before),
+        }
+    }
+
+    /// One step of the driver, `later` after the one before.
+    pub fn step(&mut self, later: Duration) {
+        self.now += later;
+        self.driver.step(self.now);
+    }
+
+    /// Runs a segment preparation that was asked for, if there is one.
+    pub fn prepare(&mut self) -> bool {
+        let job = lock(&self.shelf.0).pop();
+        job.map(Job::run).is_some()
+    }
+
+    /// What has been acknowledged.
+    #[must_use]
+    pub fn durable(&self) -> Lsn {
+        self.shared.durable.lsn()
+    }
+
+    /// The last LSN handed out.
+    #[must_use]
+    pub fn appended(&self) -> Lsn {
+        self.shared.stage.appended()
+    }
+
+    /// Whether the log ended by its first failure.
+    #[must_use]
+    pub fn poisoned(&self) -> bool {
+        matches!(self.shared.durable.end(), Some(End::Poisoned(_)))
+    }
+
+    /// Begins to close.
+    pub fn close(&self) {
+        self.shared.stage.close();
+    }
+
+    /// Whether it is closed and let go.
+    #[must_use]
+    pub fn closed(&self) -> bool {
+        self.shared.durable.poll_released(Waker::noop()).is_ready()
+    }
+
+    /// What a reader in this process sees.
+    ///
+    /// # Errors
+    /// I/O, damage.
+    pub fn read(&self) -> Result<Vec<(Lsn, Vec<u8>)>, OpenError> {
+        read(self.shared.dir.clone(), self.shared.index.clone(), self.report.first, self.durable())
+    }
+}
+
+/// Every header-valid batch, a line each: for a person who replays a seed.
+#[must_use]
+pub fn describe(sim: &Sim) -> String {
+    use std::fmt::Write as _;
+    let dir = sim.directory();
+    let mut text = String::new();
+    let Ok(mut survey) = Survey::take(&*dir, Access::Read) else { return "unreadable".to_owned() };
+    let ids: Vec<_> = survey.segments.keys().copied().collect();
+    for id in ids {
+        let Ok(strays) = survey.strays(id, 1) else { continue };
+        for found in strays.found {
+            let header = found.header;
+            let whole = survey
+                .batch_at(id, header.block)
+                .is_ok_and(|verdict| matches!(verdict, crate::format::Verdict::Valid(_)));
+            let link = header.link.map(|link| (link.segment.get(), link.block));
+            let _ = writeln!(
+                text,
+                "{}:{} {}{}{} e{} lsn {}+{} D{} link {link:?} restated {} {}",
+                id.get(),
+                header.block,
+                header.kind.word(),
+                if header.cut { " cut" } else { "" },
+                if header.close { " close" } else { "" },
+                header.epoch,
+                header.first,
+                header.count,
+                header.durable,
+                header.restated_to,
+                if whole { "" } else { "BAD" },
+            );
+        }
+    }
+    text
+}

@@ -1,0 +1,9 @@
+//! The whole log on a simulated disk: seeded random histories, and every crash point of small workloads.
+//!
+//! `RINGWAL_SIM_SEED=n cargo test --test sim` replays one history; `RINGWAL_SIM_RUNS=n` sets how many there are.
+
+mod exhaustive;
+mod random;
+#[cfg(ringwal_seeded_bugs)]
+mod seeded;
+mod world;

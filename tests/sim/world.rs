@@ -1,0 +1,515 @@
+//! One seeded history on the simulated disk, and the oracle that watches it.
+//!
+//! A history is up to six lives of one directory: open (recover), append, seal, rotate, close, and between them a kill, a
+//! power cut, or a crash after the n-th operation, also inside recovery. The oracle knows every record that was staged and
+//! every one that was acknowledged or shown, and asserts A1-A8 and A11 after each opening.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ringwal::harness::{Life, judge, shown};
+use ringwal::sim::rng::Rng;
+use ringwal::sim::{Faults, FlushScope, Linking, Rot, Sim, SimOptions};
+use ringwal::{AppendError, Lsn, OpenError, Options, SubmitError};
+
+/// What a history broke: the assertion, and how.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub assertion: &'static str,
+    pub text: String,
+}
+
+fn violated<T>(assertion: &'static str, text: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation { assertion, text: text.into() })
+}
+
+/// What the histories met: shown, so that a rig that tests nothing is seen.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub counts: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    pub fn count(&mut self, what: &str) {
+        self.add(what, 1);
+    }
+
+    pub fn add(&mut self, what: &str, n: u64) {
+        match self.counts.get_mut(what) {
+            Some(count) => *count += n,
+            None => {
+                self.counts.insert(what.to_owned(), n);
+            }
+        }
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        other.counts.iter().for_each(|(what, n)| self.add(what, *n));
+    }
+
+    pub fn get(&self, what: &str) -> u64 {
+        self.counts.get(what).copied().unwrap_or(0)
+    }
+}
+
+/// The oracle: what was staged, and how much of it was promised.
+#[derive(Clone, Debug, Default)]
+pub struct Oracle {
+    staged: Vec<Vec<u8>>,
+    groups: Vec<(usize, usize)>,
+    promised: usize,
+    /// The first record retained.
+    first: usize,
+    /// Truncations that were begun and cut short: each happened or not.
+    after: Vec<usize>,
+    before: Option<usize>,
+}
+
+impl Oracle {
+    pub fn stage(&mut self, lsn: Lsn, record: Vec<u8>) -> Result<(), Violation> {
+        self.staged.push(record);
+        if lsn.get() != self.staged.len() as u64 {
+            return violated("A2", format!("LSN {lsn} handed out for record {}", self.staged.len()));
+        }
+        Ok(())
+    }
+
+    pub fn stage_group(&mut self, records: &[Vec<u8>]) {
+        self.groups.push((self.staged.len() + 1, self.staged.len() + records.len()));
+        self.staged.extend_from_slice(records);
+    }
+
+    /// Everything up to `lsn` was acknowledged or shown.
+    pub fn promise(&mut self, lsn: Lsn) -> Result<(), Violation> {
+        let lsn = usize::try_from(lsn.get()).unwrap();
+        if lsn > self.staged.len() {
+            return violated("A3", format!("{lsn} promised of {} staged", self.staged.len()));
+        }
+        self.promised = self.promised.max(lsn);
+        Ok(())
+    }
+
+    /// What a reader was shown must be what was staged; it is promised from now on (A7).
+    pub fn shown(&mut self, records: &[(Lsn, Vec<u8>)]) -> Result<(), Violation> {
+        self.same(records)?;
+        self.promise(records.last().map_or(Lsn::ZERO, |(lsn, _)| *lsn))
+    }
+
+    fn same(&self, records: &[(Lsn, Vec<u8>)]) -> Result<(), Violation> {
+        let first = records.first().map_or(1, |(lsn, _)| usize::try_from(lsn.get()).unwrap());
+        if first > self.first.max(self.before.unwrap_or(1)).max(1) {
+            return violated("A1", format!("begins at {first} instead of {}", self.first));
+        }
+        for (at, (lsn, record)) in (first - 1..).zip(records) {
+            if lsn.get() != at as u64 + 1 {
+                return violated("A2", format!("LSN {lsn} stands at {}", at + 1));
+            }
+            match self.staged.get(at) {
+                None => return violated("A3", format!("LSN {lsn} was never staged")),
+                Some(staged) if staged != record => return violated("A3", format!("LSN {lsn} is another record")),
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// An opening kept `records`: A1-A4, P4; from now on they are promised (A7).
+    pub fn recovered(&mut self, records: &[(Lsn, Vec<u8>)]) -> Result<(), Violation> {
+        self.same(records)?;
+        let n = records.last().map_or(0, |(lsn, _)| usize::try_from(lsn.get()).unwrap());
+        if self.after.contains(&n) {
+            self.promised = n;
+            self.groups.retain(|(_, last)| *last <= n);
+        }
+        if n < self.promised {
+            return violated("A1", format!("{n} kept of {} promised", self.promised));
+        }
+        if let Some((first, last)) = self.groups.iter().find(|(first, last)| *first <= n && n < *last) {
+            return violated("A4", format!("the group {first}..={last} was cut at {n}"));
+        }
+        self.staged.truncate(n);
+        self.groups.retain(|(_, last)| *last <= n);
+        self.promised = n;
+        self.first = records.first().map_or(1, |(lsn, _)| usize::try_from(lsn.get()).unwrap());
+        self.after.clear();
+        self.before = None;
+        Ok(())
+    }
+
+    /// A look at what stands there, without opening it: as `recovered`, but nothing is promised.
+    pub fn would_recover(&self, n: usize) -> bool {
+        (self.promised <= n || self.after.contains(&n)) && n <= self.staged.len()
+    }
+}
+
+/// How a history is drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Per million flushes and writes that fail.
+    pub faults: bool,
+    /// Damage one place at the end.
+    pub rot: bool,
+}
+
+/// The world of one seed.
+pub struct World<'a> {
+    pub sim: Sim,
+    pub rng: Rng,
+    pub oracle: Oracle,
+    pub tally: &'a mut Tally,
+    options: Options,
+    /// All records of this length, if set: so that a dead tail and its successor look alike.
+    same_len: Option<usize>,
+    record_max: usize,
+    block_bytes: usize,
+    counter: u64,
+}
+
+impl<'a> World<'a> {
+    pub fn new(seed: u64, tally: &'a mut Tally) -> Self {
+        let mut rng = Rng::new(seed);
+        let block_bytes = [512, 512, 512, 1024, 4096][rng.index(5)];
+        let flush = if rng.one_in(2) { FlushScope::Device } else { FlushScope::File };
+        let linking = [Linking::Linked, Linking::AfterCompletion, Linking::Drawn][rng.index(3)];
+        let late = ringwal::seeded::is("late");
+        let sim = Sim::new(rng.next_u64(), SimOptions { block_bytes, flush, linking, late, ..SimOptions::default() });
+        let blocks = 16 + rng.below(12);
+        let flight_max = 1 + rng.index(3);
+        let options = Options::default()
+            .block_bytes(block_bytes)
+            .segment_bytes(blocks * u64::from(block_bytes))
+            .flight_max(flight_max)
+            .batch_bytes_max(block_bytes as usize * (1 + rng.index(3)))
+            .pending_bytes_max(1 << 20);
+        let record_max = block_bytes as usize * 2 - 160;
+        let same_len = rng.one_in(3).then(|| [0, 8, 40, 300][rng.index(4)]);
+        Self {
+            sim,
+            rng,
+            oracle: Oracle::default(),
+            tally,
+            options,
+            same_len,
+            record_max,
+            block_bytes: block_bytes as usize,
+            counter: 0,
+        }
+    }
+
+    fn record(&mut self) -> Vec<u8> {
+        self.counter += 1;
+        let len = match self.same_len {
+            Some(len) => len,
+            None => match self.rng.below(8) {
+                0 => 0,
+                1..=4 => self.rng.index(64),
+                5 | 6 => self.rng.index(400),
+                _ => self.rng.index(self.record_max),
+            },
+        };
+        let mut record = vec![0; len];
+        let tag = self.counter.to_le_bytes();
+        record.iter_mut().zip(tag.iter().cycle()).for_each(|(byte, tag)| *byte = *tag);
+        record
+    }
+
+    /// Opens, checks what was kept, and hands the life out; none if the opening itself was cut short.
+    pub fn open(&mut self) -> Result<Option<Life>, Violation> {
+        let seed = self.rng.next_u64();
+        let (before, after) = self.truncation();
+        let replay = std::env::var_os("RINGWAL_SIM_SEED").is_some();
+        if replay {
+            println!(
+                "opening (before {before:?}, after {after:?}), promised {} of {}",
+                self.oracle.promised,
+                self.oracle.staged.len()
+            );
+            println!("{}", ringwal::harness::describe(&self.sim));
+        }
+        match Life::open_truncated(&self.sim, &self.options, seed, before, after) {
+            Ok(life) => {
+                self.tally.count(life.report().label);
+                self.tally.add("torn bytes", life.report().torn_bytes);
+                self.tally.add("records copied", life.report().records_copied);
+                let records = life.read().map_err(|error| Violation { assertion: "A8", text: error.to_string() })?;
+                self.oracle.recovered(&records)?;
+                Ok(Some(life))
+            }
+            Err(error) if self.sim.crashed() => {
+                if replay {
+                    println!("opening cut short: {error}; {:?}", self.sim.files());
+                }
+                self.tally.count("openings cut short");
+                Ok(None)
+            }
+            Err(OpenError::Damaged(damage)) => violated("A8", format!("false alarm: {damage}")),
+            Err(OpenError::Io(_) | OpenError::NoSpace(_)) if self.sim.faults().sync_error > 0 => {
+                self.tally.count("openings failed by a fault");
+                Ok(None)
+            }
+            Err(error) => violated("A5", format!("cannot open: {error}")),
+        }
+    }
+
+    /// Sometimes an opening truncates: within what is claimed durable, as the public calls will.
+    fn truncation(&mut self) -> (Option<Lsn>, Option<Lsn>) {
+        if !self.rng.one_in(4) || self.sim.crashed() {
+            return (None, None);
+        }
+        let Ok(verdict) = judge(&self.sim, false) else { return (None, None) };
+        let (first, last) = (verdict.first.get(), verdict.claimed.get());
+        if verdict.damaged || last <= first {
+            return (None, None);
+        }
+        if self.rng.one_in(2) {
+            let before = first + self.rng.below(last - first);
+            self.tally.count("truncations before");
+            self.oracle.before = self.oracle.before.max(usize::try_from(before).ok());
+            return (Some(Lsn::new(before)), None);
+        }
+        let after = first.max(last.saturating_sub(self.rng.below(8)));
+        self.tally.count("truncations after");
+        self.oracle.after.push(usize::try_from(after).unwrap());
+        (None, Some(Lsn::new(after)))
+    }
+
+    fn submit(&mut self, life: &Life) -> Result<(), Violation> {
+        if self.rng.one_in(5) {
+            let records: Vec<_> = (0..2 + self.rng.index(3)).map(|_| self.record()).collect();
+            match life.submit_group(&records) {
+                Ok(true) => self.oracle.stage_group(&records),
+                Ok(false) | Err(AppendError::TooLarge { .. } | AppendError::Poisoned(_) | AppendError::NoSpace(_)) => {}
+                Err(error) => return violated("A5", format!("group refused: {error}")),
+            }
+            return Ok(());
+        }
+        let record = self.record();
+        match life.submit(&record) {
+            Ok(lsn) => self.oracle.stage(lsn, record),
+            Err(SubmitError::Full | SubmitError::Append(AppendError::Poisoned(_) | AppendError::NoSpace(_))) => Ok(()),
+            Err(error) => violated("A5", format!("record refused: {error}")),
+        }
+    }
+
+    fn act(&mut self, life: &mut Life, poisoned_at: &mut Option<Lsn>) -> Result<(), Violation> {
+        match self.rng.below(16) {
+            0..=4 => self.submit(life)?,
+            5..=10 => {
+                self.sim.tick();
+            }
+            11 => {
+                life.prepare();
+            }
+            12 => life.step(Duration::from_millis(11)),
+            13 if self.rng.one_in(4) => self.look()?,
+            _ => life.step(Duration::from_micros(50)),
+        }
+        if life.poisoned() {
+            let at = *poisoned_at.get_or_insert(life.durable());
+            if life.durable() != at {
+                return violated("A11", format!("{} acknowledged after the first failure at {at}", life.durable()));
+            }
+        }
+        self.oracle.promise(life.durable())
+    }
+
+    /// Another process looks: what it is shown is promised from then on, and nothing it reads changes a byte.
+    fn look(&mut self) -> Result<(), Violation> {
+        if self.sim.crashed() {
+            return Ok(());
+        }
+        let before = self.sim.hash();
+        match shown(&self.sim) {
+            Ok(records) => self.oracle.shown(&records)?,
+            Err(OpenError::Damaged(damage)) => {
+                return violated("A8", format!("false alarm beside the writer: {damage}"));
+            }
+            Err(error) => return violated("A5", format!("cannot read: {error}")),
+        }
+        if self.sim.hash() != before {
+            return violated("A6", "a reader changed a byte");
+        }
+        self.tally.count("looks");
+        Ok(())
+    }
+
+    /// One life, to whatever end.
+    fn live(&mut self) -> Result<(), Violation> {
+        if self.rng.one_in(3) {
+            let operations = 1 + self.rng.below(24);
+            self.sim.crash_after(Some(operations));
+        }
+        let Some(mut life) = self.open()? else { return Ok(()) };
+        if self.rng.one_in(2) {
+            let operations = 1 + self.rng.below(60);
+            self.sim.crash_after(Some(operations));
+        }
+        let mut poisoned_at = None;
+        for _ in 0..self.rng.below(120) {
+            self.act(&mut life, &mut poisoned_at)?;
+        }
+        if self.rng.one_in(2) && !self.sim.crashed() {
+            life.close();
+            for _ in 0..400 {
+                if life.closed() {
+                    self.tally.count("closed");
+                    break;
+                }
+                self.act(&mut life, &mut poisoned_at).or_else(|violation| match violation.text.contains("closed") {
+                    true => Ok(()),
+                    false => Err(violation),
+                })?;
+                self.sim.tick();
+                life.prepare();
+                life.step(Duration::from_micros(50));
+                self.oracle.promise(life.durable())?;
+            }
+        }
+        if poisoned_at.is_some() {
+            self.tally.count("poisoned");
+        }
+        Ok(())
+    }
+
+    fn crash(&mut self) {
+        self.sim.crash_after(None);
+        if self.rng.one_in(2) {
+            self.sim.power_cut();
+            self.tally.count("power cuts");
+        } else {
+            self.sim.kill();
+            self.tally.count("kills");
+            if self.rng.one_in(3) {
+                self.sim.power_cut();
+                self.tally.count("power cuts after kills");
+            }
+        }
+    }
+
+    /// The whole history.
+    pub fn run(&mut self, plan: Plan) -> Result<(), Violation> {
+        for _ in 0..1 + self.rng.below(6) {
+            self.sim.set_faults(if plan.faults && self.rng.one_in(2) { faults() } else { Faults::default() });
+            self.live()?;
+            self.crash();
+        }
+        self.sim.set_faults(Faults::default());
+        self.sim.kill();
+        self.verify()?;
+        if plan.rot {
+            return self.rot();
+        }
+        // A5 and A6: open, close, open: the same records, and the log goes on.
+        for _ in 0..2 {
+            let Some(mut life) = self.open()? else { return violated("A5", "cannot open at the end") };
+            self.submit(&life)?;
+            life.close();
+            for _ in 0..100 {
+                life.step(Duration::from_micros(50));
+                life.prepare();
+                self.sim.tick_all();
+            }
+            if !life.closed() {
+                return violated("A10", "does not close");
+            }
+            self.oracle.promise(life.durable())?;
+        }
+        Ok(())
+    }
+
+    /// `verify` agrees with what an opening would do, calls nothing damaged, and changes nothing.
+    fn verify(&mut self) -> Result<(), Violation> {
+        let before = self.sim.hash();
+        for whole in [false, true] {
+            let verdict =
+                judge(&self.sim, whole).map_err(|error| Violation { assertion: "A5", text: error.to_string() })?;
+            if verdict.damaged {
+                return violated("A8", format!("false alarm {} (whole: {whole})", verdict.label));
+            }
+            if !self.oracle.would_recover(usize::try_from(verdict.last.get()).unwrap()) {
+                return violated("A1", format!("{} judged as {:?}", self.oracle.promised, verdict));
+            }
+        }
+        if self.sim.hash() != before {
+            return violated("A6", "verify changed a byte");
+        }
+        Ok(())
+    }
+
+    /// One damaged place: told, or nothing that was claimed durable is missing; never another record (A8).
+    fn rot(&mut self) -> Result<(), Violation> {
+        let claimed = judge(&self.sim, true).map(|verdict| verdict.claimed).unwrap_or_default();
+        let names: Vec<String> = self.sim.files().into_iter().filter(|name| name.ends_with(".seg")).collect();
+        let Some(name) = names.get(self.rng.index(names.len().max(1))).cloned() else { return Ok(()) };
+        let what = self.rng.below(10);
+        // Nobody can tell when all the newest files are gone together.
+        let newest = what == 0 && names.last() == Some(&name);
+        let len = self.sim.bytes(&name).map_or(0, |bytes| bytes.len());
+        match what {
+            0 => self.sim.delete(&name),
+            1 => self.sim.break_sector(&name, self.rng.index(len.max(1))),
+            2 => names.iter().for_each(|name| self.sim.delete(name)),
+            _ => {
+                let kind = [Rot::Flip, Rot::Garble, Rot::Zero][self.rng.index(3)];
+                let at = self.used_offset(&name);
+                // One block at most: whoever damages a batch and the only one that claims it leaves no trace.
+                let in_block = self.block_bytes - at % self.block_bytes;
+                let span = [1, 1, 64, in_block][self.rng.index(4)].min(in_block);
+                self.sim.rot(&name, at, span.min(len.saturating_sub(at)), kind);
+            }
+        }
+        let before = self.sim.hash();
+        let verdict = judge(&self.sim, true);
+        let seed = self.rng.next_u64();
+        let opened = match &verdict {
+            Ok(verdict) => {
+                self.tally.count(verdict.label);
+                if !verdict.damaged && verdict.last < claimed && what != 2 && !newest {
+                    return violated("A8", format!("{name}: {claimed} claimed, {verdict:?} after rot {what}"));
+                }
+                Life::open(&self.sim, &self.options, seed)
+            }
+            Err(_) => {
+                self.tally.count("R1");
+                Life::open(&self.sim, &self.options, seed)
+            }
+        };
+        match opened {
+            Err(_) if self.sim.hash() != before => violated("A9", "a refused opening changed a byte"),
+            Err(_) => Ok(()),
+            Ok(life) => match life.read() {
+                Ok(_) if newest => Ok(()),
+                Ok(records) => {
+                    self.oracle.same(&records)?;
+                    if records.last().map_or(Lsn::ZERO, |(lsn, _)| *lsn) < claimed {
+                        return violated(
+                            "A8",
+                            format!("{name}: {} of {claimed} claimed, silently (rot {what})", records.len()),
+                        );
+                    }
+                    Ok(())
+                }
+                Err(_) => Ok(()),
+            },
+        }
+    }
+
+    /// Somewhere in what was written, most of the time.
+    fn used_offset(&mut self, name: &str) -> usize {
+        let bytes = self.sim.bytes(name).unwrap_or_default();
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+        self.rng.index(used)
+    }
+}
+
+fn faults() -> Faults {
+    Faults {
+        write_error: 4_000,
+        write_short: 20_000,
+        write_interrupted: 20_000,
+        sync_error: 20_000,
+        sync_canceled: 20_000,
+        garbage: 100_000,
+        ..Faults::default()
+    }
+}
