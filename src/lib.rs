@@ -66,6 +66,9 @@
 compile_error!("ringwal needs Linux: it is built on io_uring, O_DIRECT and fdatasync");
 
 mod disk;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod engines;
 mod error;
 mod format;
 #[cfg(feature = "sim")]

@@ -39,6 +39,7 @@ pub struct Reader {
     first: Lsn,
     claimed: Lsn,
     last: Lsn,
+    writer: Option<Option<u32>>,
 }
 
 impl Reader {
@@ -47,13 +48,27 @@ impl Reader {
     /// # Errors
     /// Missing, not a log, damaged, of a newer format, or I/O.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
-        let dir = Arc::new(RealDirectory::open(path.as_ref(), false)?);
-        let (verdict, _) = judge(&dir, Depth::Tail)?;
-        if let Some(damage) = verdict.damage {
-            return Err(OpenError::Damaged(damage));
+        match Self::open_damaged(path)? {
+            (_, Some(damage)) => Err(OpenError::Damaged(damage)),
+            (reader, None) => Ok(reader),
         }
+    }
+
+    /// As [`Reader::open`], but of a log that may be damaged: the reader then shows what precedes the damage.
+    #[doc(hidden)]
+    pub fn open_damaged(path: impl AsRef<Path>) -> Result<(Self, Option<Damage>), OpenError> {
+        let dir = Arc::new(RealDirectory::open(path.as_ref(), false)?);
+        let (verdict, writer) = judge(&dir, Depth::Tail)?;
         let index = Arc::new(Index::new(verdict.path));
-        Ok(Self { dir, index, first: verdict.first, claimed: verdict.claimed, last: verdict.last })
+        let before = verdict.damage.as_ref().map_or(Lsn::MAX, |damage| damage.first.prev());
+        let (claimed, last) = (verdict.claimed.min(before), verdict.last.min(before));
+        Ok((Self { dir, index, first: verdict.first, claimed, last, writer }, verdict.damage))
+    }
+
+    /// The process that held the log for writing when the reader was opened: none, unknown, or its id.
+    #[must_use]
+    pub fn writer(&self) -> Option<Option<u32>> {
+        self.writer
     }
 
     /// The first record that the log holds.

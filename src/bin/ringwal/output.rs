@@ -1,0 +1,18 @@
+//! Standard output, buffered; a closed one is told from a failing one by [`Failure`](crate::failure::Failure)'s `From`.
+
+use std::io::{self, BufWriter, StdoutLock, Write};
+
+/// Large enough that a pipe's reader is woken rarely.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Standard output, locked and buffered. Call `flush` before it is dropped: only that reports errors.
+pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
+    BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock())
+}
+
+/// Prints one line and flushes it.
+pub(crate) fn say(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", line.replace('\n', " "))?;
+    out.flush()
+}

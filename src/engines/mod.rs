@@ -1,0 +1,87 @@
+//! The engines that `ringwal bench` and criterion compare: ringwal itself, and what people write instead.
+//!
+//! All of them write the same bytes per record ([`frame`]): same header, same checksum. Each baseline exists on two kinds
+//! of file: `grow`, a growing buffered file as people write it, and `direct`, a file prepared exactly like ringwal's
+//! (zero-filled, O_DIRECT), so that a ratio to the faster of the two says what group commit and the ring are worth, not
+//! what preparing files is worth.
+//!
+//! Closed loop: each caller appends one record, waits until it is durable, and repeats.
+
+mod async_load;
+mod file;
+mod floor;
+mod frame;
+mod leader;
+mod load;
+mod naive;
+mod own;
+mod threadpool;
+mod tokio_uring;
+
+use std::path::Path;
+
+pub use load::{Limit, Load, Sample};
+
+use file::Kind;
+
+/// What goes wrong in an engine, ready to show.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// One way to make records durable.
+pub trait Engine: Sync {
+    /// Its name; for a baseline, with the kind of file behind a slash.
+    fn name(&self) -> &'static str;
+
+    /// Whether the number of callers means nothing to it.
+    fn ignores_callers(&self) -> bool {
+        false
+    }
+
+    /// Puts the load on a fresh log in the empty directory `dir`.
+    ///
+    /// # Errors
+    /// The first failure of any caller.
+    fn run(&self, dir: &Path, load: &Load) -> Result<Sample, Failure>;
+}
+
+/// All engines, each kind of file for itself.
+pub static ENGINES: [&dyn Engine; 12] = [
+    &own::RINGWAL,
+    &own::SYSCALLS,
+    &own::NULL,
+    &leader::Leader { name: "leader/grow", kind: Kind::Grow },
+    &leader::Leader { name: "leader/direct", kind: Kind::Direct },
+    &threadpool::ThreadPool { name: "threadpool/grow", kind: Kind::Grow },
+    &threadpool::ThreadPool { name: "threadpool/direct", kind: Kind::Direct },
+    &tokio_uring::TokioUring { name: "tokio-uring/grow", kind: Kind::Grow },
+    &tokio_uring::TokioUring { name: "tokio-uring/direct", kind: Kind::Direct },
+    &naive::Naive { name: "naive/grow", kind: Kind::Grow },
+    &naive::Naive { name: "naive/direct", kind: Kind::Direct },
+    &floor::Floor,
+];
+
+/// The names that [`find`] knows: those of families, which a baseline's two kinds of file are.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    let mut names: Vec<&str> = ENGINES.iter().map(|engine| family(engine.name())).collect();
+    names.dedup();
+    names
+}
+
+/// What stands before the slash.
+#[must_use]
+pub fn family(name: &str) -> &str {
+    name.split('/').next().unwrap_or(name)
+}
+
+/// The engines of that name: one, or both kinds of file of a baseline. None if there is no such engine.
+#[must_use]
+pub fn find(name: &str) -> Vec<&'static dyn Engine> {
+    ENGINES.iter().copied().filter(|engine| engine.name() == name || family(engine.name()) == name).collect()
+}
+
+/// File system and device under `path` in a few words, if they can be found out.
+#[must_use]
+pub fn device_facts(path: &Path) -> Option<String> {
+    crate::disk::probe::DeviceFacts::of(path).ok().map(|facts| facts.to_string())
+}

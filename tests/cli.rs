@@ -1,0 +1,16 @@
+//! The command line's contract: what comes out, on which stream, and with which exit code.
+
+#[path = "cli/damage.rs"]
+mod damage;
+#[path = "cli/diskcheck.rs"]
+mod diskcheck;
+#[path = "cli/errors.rs"]
+mod errors;
+#[path = "cli/interrupt.rs"]
+mod interrupt;
+#[path = "cli/measure.rs"]
+mod measure;
+#[path = "cli/round_trip.rs"]
+mod round_trip;
+#[path = "cli/tool.rs"]
+mod tool;
