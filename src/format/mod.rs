@@ -71,6 +71,8 @@
 pub(crate) mod batch;
 pub(crate) mod record;
 pub(crate) mod segment;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use batch::{BatchHeader, Kind, Link};
 pub(crate) use record::{RecordCrc, RecordKind};
@@ -157,22 +159,4 @@ fn put(bytes: &mut [u8], range: Range<usize>, value: &[u8]) {
 /// The range of `len` bytes behind `before`.
 const fn after(before: &Range<usize>, len: usize) -> Range<usize> {
     before.end..before.end + len
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zero_is_told_from_anything_else() {
-        for len in [0, 1, 15, 16, 17, 64] {
-            let mut bytes = vec![0; len];
-            assert!(is_zero(&bytes));
-            for at in 0..len {
-                bytes[at] = 1;
-                assert!(!is_zero(&bytes), "{at} of {len}");
-                bytes[at] = 0;
-            }
-        }
-    }
 }
