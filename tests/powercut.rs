@@ -4,6 +4,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "small numbers")]
 
 mod common {
+    #![allow(dead_code, reason = "each test uses its part")]
     pub(crate) mod logwrites;
     pub(crate) mod powercut;
     pub(crate) mod rig;
