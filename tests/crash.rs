@@ -3,6 +3,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "small numbers")]
 
 mod common {
+    #![allow(dead_code, reason = "each test uses its part")]
     pub(crate) mod rig;
     pub(crate) mod witness;
     pub(crate) mod workload;

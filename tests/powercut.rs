@@ -4,6 +4,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "small numbers")]
 
 mod common {
+    #![allow(dead_code, reason = "each test uses its part")]
     pub(crate) mod logwrites;
     pub(crate) mod powercut;
     pub(crate) mod rig;
@@ -144,24 +145,40 @@ fn cuts(recording: &Recording, wanted: usize) -> Vec<usize> {
     (0..wanted.max(count)).map(|number| from + number * (there - 1) / (wanted - 1).max(1)).collect()
 }
 
+/// One power cut.
+struct Cut {
+    cut: usize,
+    /// Every entry before this one is on the disk.
+    sure: usize,
+    /// Of the entries from there to this one anything may be.
+    next_flush: usize,
+}
+
+impl Cut {
+    /// The power goes at entry `cut`. `torn`: only what was flushed by then is sure, and any part of what was written
+    /// since, or was about to be, may be there, too.
+    fn new(entries: &[Entry], cut: usize, torn: bool) -> Self {
+        if !torn {
+            return Self { cut, sure: cut, next_flush: cut };
+        }
+        let sure = entries[..cut].iter().rposition(|entry| entry.flush).map_or(0, |last| last + 1);
+        let next_flush = entries[cut..].iter().position(|entry| entry.flush).map_or(entries.len(), |next| cut + next);
+        Self { cut, sure, next_flush }
+    }
+}
+
 /// Cuts the power again and again and judges what `look` finds.
 fn cut_all(fs: FileSystem, recording: &Recording, wanted: usize, rng: &mut Rng, mut look: impl FnMut(&Path, &mut Counts) -> Result<Vec<(u64, Vec<u8>)>, String>) -> Counts {
     let mut counts = Counts::default();
     let mut replay = Replay::new(fs);
     let started = Instant::now();
     let entries = &recording.entries;
-    let mut applied = 0;
-    for (number, cut) in cuts(recording, wanted).into_iter().enumerate() {
-        // Half the cuts: only what was flushed is sure, and any part of what was written since may be there, too.
-        let flushed = entries[..cut].iter().rposition(|entry| entry.flush).map_or(0, |last| last + 1);
-        let torn = number % 2 == 1 && flushed >= applied;
-        let (sure, extra) = if torn {
-            let next = entries[cut..].iter().position(|entry| entry.flush).map_or(entries.len(), |next| cut + next);
-            (flushed, &entries[flushed..next])
-        } else {
-            (cut, &entries[..0])
-        };
-        applied = sure;
+    let mut plan: Vec<_> = cuts(recording, wanted).into_iter().enumerate().map(|(number, cut)| Cut::new(entries, cut, number % 2 == 1)).collect();
+    // The replay only ever goes forward.
+    plan.sort_by_key(|cut| cut.sure);
+    for Cut { cut, sure, next_flush } in plan {
+        let torn = next_flush > sure;
+        let extra = &entries[sure..next_flush];
         counts.cuts += 1;
         counts.torn_cuts += usize::from(torn);
         let judged = replay.cut(entries, sure, extra, rng, |at| look(&at.join("wal"), &mut counts));

@@ -140,7 +140,10 @@ impl<'a> Survey<'a> {
         let path = file.path().to_path_buf();
         match SegmentHeader::decode(&block[..len]) {
             Verdict::Newer(version) => Err(Refusal::Newer { path, version }),
-            Verdict::Valid(header) if header.id == id && self.log_id.is_none_or(|log_id| log_id == header.log_id) => {
+            // A segment got its name at its full length: a shorter one has lost what stood behind.
+            Verdict::Valid(header)
+                if header.id == id && self.log_id.is_none_or(|log_id| log_id == header.log_id) && file.len()? >= header.bytes() =>
+            {
                 self.log_id = Some(header.log_id);
                 let segment = Segment { header, file };
                 let first = self.window.header_at(&segment, 1, false)?;
