@@ -1,7 +1,5 @@
 //! Damage is refused with 2 after what precedes it; a torn tail is 1 until the log is opened again.
 
-use nix::sys::signal::Signal;
-
 use crate::tool::{Appending, Scratch, append, batches, on, patch, place};
 
 /// Bytes of a batch's header and of a record's, before the first payload.
@@ -73,8 +71,7 @@ fn a_torn_tail_is_1_with_its_bytes_and_0_once_reopened() {
     let dir = scratch.join("log");
     let mut appending = Appending::start(&dir);
     assert_eq!(appending.send(b"a\nb\n"), [1, 2]);
-    appending.signal(Signal::SIGKILL);
-    appending.end();
+    appending.kill(&dir);
     let last = batches(&dir).pop().unwrap();
     let (file, offset, bytes) = place(&dir, &last);
     patch(&file, offset + bytes, |bytes| bytes.fill(0xaa), 5000);

@@ -51,8 +51,7 @@ fn after_kill_9_the_log_is_unsealed_and_nothing_acknowledged_is_lost() {
     let dir = scratch.join("log");
     let mut appending = Appending::start(&dir);
     assert_eq!(appending.send(b"a\nb\n"), [1, 2]);
-    appending.signal(Signal::SIGKILL);
-    assert_eq!(appending.end().code, None);
+    appending.kill(&dir);
     on("verify", &dir, &[]).code(0);
     assert_eq!(crate::tool::append(&dir, &[], b"c\n").code(0).text(), "3\n");
     assert_eq!(on("cat", &dir, &[]).code(0).text(), "a\nb\nc\n");
@@ -64,8 +63,7 @@ fn records_without_a_claim_wait_for_the_next_opening() {
     let dir = scratch.join("log");
     let mut appending = Appending::start(&dir);
     assert_eq!(appending.send(b"a\n"), [1]);
-    appending.signal(Signal::SIGKILL);
-    appending.end();
+    appending.kill(&dir);
     // Had it been killed before the idle seal, there would be none.
     let batches = batches(&dir);
     let data = batches.iter().rposition(|batch| batch["kind"] == "data").unwrap();

@@ -141,6 +141,15 @@ impl Appending {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
     }
 
+    /// Ends it with SIGKILL, and waits until the kernel has ended its writes: until then the lock is held.
+    pub(crate) fn kill(self, dir: &Path) {
+        self.signal(nix::sys::signal::Signal::SIGKILL);
+        assert_eq!(self.end().code, None);
+        while on("verify", dir, &[]).text().contains("holds it") {
+            thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     /// Waits for its end.
     pub(crate) fn end(mut self) -> Done {
         drop(self.stdin.take());
