@@ -10,6 +10,8 @@ use std::time::Duration;
 use crate::disk::sim::Sim;
 use crate::disk::{Access, Directory, Notify};
 use crate::error::{AppendError, OpenError, SubmitError};
+use crate::format::Verdict;
+use crate::format::segment::segment_name;
 use crate::journal::recovery::Outcome;
 use crate::log::Hosted;
 use crate::lsn::Lsn;
@@ -225,38 +227,40 @@ impl Life {
     }
 }
 
-/// Every header-valid batch, a line each: for a person who replays a seed.
+/// A header-valid batch, wherever it stands.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stray {
+    /// The file's name.
+    pub name: String,
+    /// Where it begins in the file, in bytes.
+    pub offset: usize,
+    /// "opening", "copy", "data" or "seal".
+    pub kind: &'static str,
+    /// For a person who replays a seed.
+    pub text: String,
+}
+
+/// Every header-valid batch, in the order of the segments' ids.
 #[must_use]
-pub fn describe(sim: &Sim) -> String {
-    use std::fmt::Write as _;
+pub fn batches(sim: &Sim) -> Vec<Stray> {
     let dir = sim.directory();
-    let mut text = String::new();
-    let Ok(mut survey) = Survey::take(&*dir, Access::Read) else { return "unreadable".to_owned() };
-    let ids: Vec<_> = survey.segments.keys().copied().collect();
-    for id in ids {
-        let Ok(strays) = survey.strays(id, 1) else { continue };
+    let mut all = Vec::new();
+    let Ok(mut survey) = Survey::take(&*dir, Access::Read) else { return all };
+    let segments: Vec<_> = survey.segments.values().map(|seen| seen.segment.clone()).collect();
+    for segment in segments {
+        let Ok(strays) = survey.strays(segment.id(), 1) else { continue };
         for found in strays.found {
             let header = found.header;
-            let whole = survey
-                .batch_at(id, header.block)
-                .is_ok_and(|verdict| matches!(verdict, crate::format::Verdict::Valid(_)));
-            let link = header.link.map(|link| (link.segment.get(), link.block));
-            let _ = writeln!(
-                text,
-                "{}:{} {}{}{} e{} lsn {}+{} D{} link {link:?} restated {} {}",
-                id.get(),
-                header.block,
-                header.kind.word(),
-                if header.cut { " cut" } else { "" },
-                if header.close { " close" } else { "" },
-                header.epoch,
-                header.first,
-                header.count,
-                header.durable,
-                header.restated_to,
-                if whole { "" } else { "BAD" },
-            );
+            let whole = survey.batch_at(segment.id(), header.block);
+            let whole = whole.is_ok_and(|verdict| matches!(verdict, Verdict::Valid(_)));
+            all.push(Stray {
+                name: segment_name(segment.id()),
+                offset: usize::try_from(segment.offset(header.block)).unwrap_or(usize::MAX),
+                kind: header.kind.word(),
+                text: format!("{}{header:?}", if whole { "" } else { "BAD " }),
+            });
         }
     }
-    text
+    all
 }

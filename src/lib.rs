@@ -88,9 +88,7 @@ pub use disk::Method;
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub use disk::sim;
-pub use error::{
-    AppendError, Cause, Damage, IoFailure, Op, OpenError, OptionsError, ReadError, SubmitError,
-};
+pub use error::{AppendError, Cause, Damage, IoFailure, Op, OpenError, OptionsError, ReadError, SubmitError};
 pub use log::{Close, Log, Open, Runtime, RuntimeBuilder};
 pub use lsn::{Epoch, LogId, Lsn, SegmentId};
 pub use options::{Engine, Options, RecoveryMode};

@@ -69,14 +69,23 @@ fn submit(log: &Log, payload: &[u8]) -> ringwal::Pending {
 }
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "seg")).collect();
+    let mut files: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "seg"))
+        .collect();
     files.sort();
     files
 }
 
 /// The segments in which records stand.
 fn used_segments(dir: &Path) -> Vec<PathBuf> {
-    let used: Vec<_> = ringwal::dump(dir).unwrap().into_iter().filter(|segment| !segment.batches.is_empty()).map(|segment| segment.id).collect();
+    let used: Vec<_> = ringwal::dump(dir)
+        .unwrap()
+        .into_iter()
+        .filter(|segment| !segment.batches.is_empty())
+        .map(|segment| segment.id)
+        .collect();
     segments(dir).into_iter().filter(|path| used.iter().any(|id| path.ends_with(format!("{id}.seg")))).collect()
 }
 
@@ -146,7 +155,9 @@ fn child() {
         }
         "no-descriptors" => without_descriptors(&dir),
         "die-unclean" => {
-            let log = Log::open(&dir, options().allow_volatile(true).idle_seal(std::time::Duration::from_secs(60))).wait().unwrap();
+            let log = Log::open(&dir, options().allow_volatile(true).idle_seal(std::time::Duration::from_secs(60)))
+                .wait()
+                .unwrap();
             for lsn in 1..=5 {
                 append(&log, &payload(lsn)).unwrap();
             }
@@ -170,7 +181,8 @@ fn println_now(text: &str) {
 /// Until two segments are ready behind the current one.
 fn wait_for_ready(dir: &Path) {
     for _ in 0..500 {
-        let spares = fs::read_dir(dir).unwrap().any(|entry| entry.unwrap().path().extension().is_some_and(|e| e == "spare"));
+        let spares =
+            fs::read_dir(dir).unwrap().any(|entry| entry.unwrap().path().extension().is_some_and(|e| e == "spare"));
         if !spares && segments(dir).len() >= 3 {
             return;
         }
@@ -350,7 +362,9 @@ fn tmpfs(test: &str, scratch: &Scratch, kind: &str, size: &str) -> Option<Mount>
 fn a_file_system_that_forgets_is_refused_unless_allowed() {
     let scratch = Scratch::new("volatile");
     for kind in ["tmpfs", "ramfs"] {
-        let Some(mount) = tmpfs("a_file_system_that_forgets_is_refused_unless_allowed", &scratch, kind, "") else { return };
+        let Some(mount) = tmpfs("a_file_system_that_forgets_is_refused_unless_allowed", &scratch, kind, "") else {
+            return;
+        };
         let dir = scratch.join("mnt/log");
         let error = open(&dir).unwrap_err();
         assert!(matches!(&error, OpenError::Volatile { file_system, .. } if *file_system == kind), "{error:?}");
@@ -383,7 +397,13 @@ fn a_full_file_system_stops_appends_only_until_there_is_room() {
     assert!(matches!(&refusal, AppendError::NoSpace(failure) if failure.errno == nix::libc::ENOSPC), "{refusal:?}");
     told_well(&refusal, &dir);
     assert_eq!(log.durable_lsn().get(), last, "nothing was appended that was refused");
-    let read = |log: &Log| log.read(..).unwrap().map(|record| record.unwrap()).filter(|record| *record.payload == payload(record.lsn.get())).count() as u64;
+    let read = |log: &Log| {
+        log.read(..)
+            .unwrap()
+            .map(|record| record.unwrap())
+            .filter(|record| *record.payload == payload(record.lsn.get()))
+            .count() as u64
+    };
     assert_eq!(read(&log), last);
     assert!(matches!(append(&log, &payload(last + 1)), Err(AppendError::NoSpace(_))), "it goes on saying so");
     fs::remove_file(&ballast).unwrap();
@@ -402,7 +422,9 @@ fn a_full_file_system_stops_appends_only_until_there_is_room() {
 #[test]
 fn an_unclean_log_opens_on_a_full_file_system() {
     let scratch = Scratch::new("full-open");
-    let Some(_mount) = tmpfs("an_unclean_log_opens_on_a_full_file_system", &scratch, "tmpfs", "size=1m,") else { return };
+    let Some(_mount) = tmpfs("an_unclean_log_opens_on_a_full_file_system", &scratch, "tmpfs", "size=1m,") else {
+        return;
+    };
     let dir = scratch.join("mnt/log");
     let status = child_in("die-unclean").env("RINGWAL_DIR", &dir).stderr(std::process::Stdio::null()).status().unwrap();
     assert!(!status.success());
@@ -421,7 +443,9 @@ fn an_unclean_log_opens_on_a_full_file_system() {
 #[test]
 fn a_read_only_mount_can_be_read_and_verified_but_not_opened() {
     let scratch = Scratch::new("read-only");
-    let Some(_mount) = tmpfs("a_read_only_mount_can_be_read_and_verified_but_not_opened", &scratch, "tmpfs", "") else { return };
+    let Some(_mount) = tmpfs("a_read_only_mount_can_be_read_and_verified_but_not_opened", &scratch, "tmpfs", "") else {
+        return;
+    };
     let (good, dir) = (scratch.join("good"), scratch.join("mnt/log"));
     make_log(&good);
     fs::create_dir(&dir).unwrap();
@@ -498,7 +522,10 @@ fn without_uring(dir: &Path) {
 /// Makes io_uring_setup fail with EPERM in this process for good, as container runtimes do.
 #[expect(unsafe_code, reason = "prctl has no safe wrapper for filters")]
 fn forbid_uring() {
-    use nix::libc::{self, BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, sock_filter, sock_fprog};
+    use nix::libc::{
+        self, BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO,
+        sock_filter, sock_fprog,
+    };
     let statement = |code: u32, k: u32, jt, jf| sock_filter { code: code as u16, jt, jf, k };
     let mut program = [
         statement(BPF_LD | BPF_W | BPF_ABS, 0, 0, 0),
@@ -509,7 +536,14 @@ fn forbid_uring() {
     let filter = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     nix::sys::prctl::set_no_new_privs().unwrap();
     // SAFETY: `filter` describes `program`, and both outlive the call, which copies them.
-    let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_TSYNC, &raw const filter) };
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_TSYNC,
+            &raw const filter,
+        )
+    };
     assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
 }
 
@@ -559,7 +593,10 @@ fn damaged(error: &OpenError) -> bool {
 /// Opening refuses damage and `verify` says it; nothing changes.
 fn damage_is_told(dir: &Path, at: &Path) {
     let before = fingerprint(dir);
-    for error in [open(dir).map(|log| format!("{:?}", log.recovery_report())), Reader::open(dir).map(|reader| format!("{reader:?}"))] {
+    for error in [
+        open(dir).map(|log| format!("{:?}", log.recovery_report())),
+        Reader::open(dir).map(|reader| format!("{reader:?}")),
+    ] {
         let error = error.unwrap_err();
         assert!(damaged(&error), "{error:?}");
         told_well(&error, at);
@@ -620,7 +657,8 @@ fn a_segment_cut_short_is_damage() {
     let used = used_segments(&good);
     let mut refusals = 0;
     for (number, segment) in used.iter().enumerate() {
-        let ends = ringwal::dump(&good).unwrap()[number].batches.last().map(|batch| batch.offset + batch.bytes).unwrap();
+        let ends =
+            ringwal::dump(&good).unwrap()[number].batches.last().map(|batch| batch.offset + batch.bytes).unwrap();
         let lengths = [0, 1, 511, 4095, 4096, 4097, 8192, ends - 4096, ends - 1, ends, ends + 1];
         for length in lengths.into_iter().chain((0..4).map(|_| rng.below(SEGMENT_BYTES))) {
             let dir = copy_log(&good, &scratch, "cut");
@@ -634,7 +672,10 @@ fn a_segment_cut_short_is_damage() {
             if length < ends && !lost {
                 // Everything in it was claimed durable when the log was closed.
                 let verification = verification.unwrap();
-                assert!(matches!(verification.state, State::Damaged(_)), "segment {number} cut to {length}: {verification:?}");
+                assert!(
+                    matches!(verification.state, State::Damaged(_)),
+                    "segment {number} cut to {length}: {verification:?}"
+                );
             }
             match open(&dir) {
                 // Older segments are read only when their records are.
@@ -668,7 +709,10 @@ fn reads_truly(log: &Log, fails: bool, what: &str) {
     match failure {
         Some(ReadError::Damaged(damage)) => {
             assert!(fails, "{what}: {damage}");
-            assert!(damage.first.get() <= expected && expected <= damage.last.get(), "{what}: {damage} while reading {expected}");
+            assert!(
+                damage.first.get() <= expected && expected <= damage.last.get(),
+                "{what}: {damage} while reading {expected}"
+            );
             told_well(&damage, log.path());
         }
         Some(error) => panic!("{what}: {error:?}"),
@@ -686,7 +730,12 @@ fn flipped_bits_are_found_and_never_read() {
     let good = scratch.join("good");
     make_log(&good);
     let dump = ringwal::dump(&good).unwrap();
-    let places: Vec<_> = dump.iter().flat_map(|segment| segment.batches.iter().filter(|batch| batch.count > 0).map(|batch| (segment.id, batch.clone()))).collect();
+    let places: Vec<_> = dump
+        .iter()
+        .flat_map(|segment| {
+            segment.batches.iter().filter(|batch| batch.count > 0).map(|batch| (segment.id, batch.clone()))
+        })
+        .collect();
     let mut rng = Rng::new(5);
     let (mut refused, mut at_read) = (0, 0);
     for _ in 0..60 {

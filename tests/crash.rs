@@ -41,7 +41,8 @@ fn child() {
     let log = Log::open(&dir, options(number("RINGWAL_SEGMENT"))).wait().unwrap();
     let report = log.recovery_report();
     teller.line(&format!("O {} {} {} {}", report.label, report.last, report.torn_bytes, report.records_copied));
-    let load = Load { cycle: number("RINGWAL_CYCLE") as u32, tasks: 6, threads: 2, records: u32::MAX, bytes_max: BYTES_MAX };
+    let load =
+        Load { cycle: number("RINGWAL_CYCLE") as u32, tasks: 6, threads: 2, records: u32::MAX, bytes_max: BYTES_MAX };
     run(&log, load, &teller);
 }
 
@@ -111,7 +112,11 @@ fn kill_once(dir: &Path, segment: u64, cycle: u32, moment: Moment, witness: &mut
 
 /// Every record of the log, through the handle that recovered it.
 fn records(log: &Log) -> Vec<(u64, Vec<u8>)> {
-    log.read(..).unwrap().map(|record| record.unwrap()).map(|record| (record.lsn.get(), record.payload.to_vec())).collect()
+    log.read(..)
+        .unwrap()
+        .map(|record| record.unwrap())
+        .map(|record| (record.lsn.get(), record.payload.to_vec()))
+        .collect()
 }
 
 /// `verify` changes no byte; what it says comes back.
@@ -119,7 +124,10 @@ fn verified(dir: &Path) -> State {
     let before = fingerprint(dir);
     let verification = verify(dir).unwrap();
     assert_eq!(before, fingerprint(dir), "verify changed a file");
-    assert!(!matches!(verification.state, State::Damaged(_)), "a killed writer's log is called damaged: {verification:?}");
+    assert!(
+        !matches!(verification.state, State::Damaged(_)),
+        "a killed writer's log is called damaged: {verification:?}"
+    );
     verification.state
 }
 
@@ -183,7 +191,9 @@ fn a_killed_writer_loses_nothing_acknowledged_and_invents_nothing() {
                 check_log(&dir, segment, &witness, &mut counts);
             }
         }
-        let ids = fingerprint(&dir).into_iter().filter_map(|(name, ..)| u64::from_str_radix(name.strip_suffix(".seg")?, 16).ok());
+        let ids = fingerprint(&dir)
+            .into_iter()
+            .filter_map(|(name, ..)| u64::from_str_radix(name.strip_suffix(".seg")?, 16).ok());
         counts.segments += ids.max().unwrap_or(0);
     }
     say(&format!("crash: {counts:?}"));

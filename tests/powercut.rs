@@ -168,12 +168,22 @@ impl Cut {
 }
 
 /// Cuts the power again and again and judges what `look` finds.
-fn cut_all(fs: FileSystem, recording: &Recording, wanted: usize, rng: &mut Rng, mut look: impl FnMut(&Path, &mut Counts) -> Result<Vec<(u64, Vec<u8>)>, String>) -> Counts {
+fn cut_all(
+    fs: FileSystem,
+    recording: &Recording,
+    wanted: usize,
+    rng: &mut Rng,
+    mut look: impl FnMut(&Path, &mut Counts) -> Result<Vec<(u64, Vec<u8>)>, String>,
+) -> Counts {
     let mut counts = Counts::default();
     let mut replay = Replay::new(fs);
     let started = Instant::now();
     let entries = &recording.entries;
-    let mut plan: Vec<_> = cuts(recording, wanted).into_iter().enumerate().map(|(number, cut)| Cut::new(entries, cut, number % 2 == 1)).collect();
+    let mut plan: Vec<_> = cuts(recording, wanted)
+        .into_iter()
+        .enumerate()
+        .map(|(number, cut)| Cut::new(entries, cut, number % 2 == 1))
+        .collect();
     // The replay only ever goes forward.
     plan.sort_by_key(|cut| cut.sure);
     for Cut { cut, sure, next_flush } in plan {

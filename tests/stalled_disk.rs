@@ -76,14 +76,21 @@ fn the_lock_outlives_a_writer_that_was_killed_over_a_stalled_disk() {
         acks += witness.acks.len();
         in_flight += witness.unanswered();
         let log = Log::open(&dir, options()).wait().unwrap();
-        let records: Vec<_> = log.read(..).unwrap().map(|record| record.unwrap()).map(|record| (record.lsn.get(), record.payload)).collect();
+        let records: Vec<_> = log
+            .read(..)
+            .unwrap()
+            .map(|record| record.unwrap())
+            .map(|record| (record.lsn.get(), record.payload))
+            .collect();
         let wrong = witness.judge(&records, u64::MAX);
         assert!(wrong.is_empty(), "{wrong:#?}");
         assert_eq!(records.len() as u64, log.recovery_report().last.get());
         log.close().wait().unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
     }
-    say(&format!("stalled disk: {attempts} writers killed, {gone} of them gone with a write in flight; {acks} acknowledged, {in_flight} in flight"));
+    say(&format!(
+        "stalled disk: {attempts} writers killed, {gone} of them gone with a write in flight; {acks} acknowledged, {in_flight} in flight"
+    ));
 }
 
 /// Stalls the disk under a writer, kills it, and finds the lock held; true if its process was gone by then.

@@ -38,7 +38,9 @@ impl Engine for Leader {
             failed: None,
         };
         let commit = Commit { file, state: Mutex::new(state), changed: Condvar::new(), flushes: AtomicU64::new(0) };
-        with_threads(load, &|| commit.flushes.load(Ordering::Relaxed), "write+fdatasync", |payload| commit.append(payload))
+        with_threads(load, &|| commit.flushes.load(Ordering::Relaxed), "write+fdatasync", |payload| {
+            commit.append(payload)
+        })
     }
 }
 

@@ -142,7 +142,9 @@ impl<'a> Survey<'a> {
             Verdict::Newer(version) => Err(Refusal::Newer { path, version }),
             // A segment got its name at its full length: a shorter one has lost what stood behind.
             Verdict::Valid(header)
-                if header.id == id && self.log_id.is_none_or(|log_id| log_id == header.log_id) && file.len()? >= header.bytes() =>
+                if header.id == id
+                    && self.log_id.is_none_or(|log_id| log_id == header.log_id)
+                    && file.len()? >= header.bytes() =>
             {
                 self.log_id = Some(header.log_id);
                 let segment = Segment { header, file };

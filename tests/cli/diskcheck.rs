@@ -49,8 +49,11 @@ fn records_depend_on_the_seed_alone() {
     let sorted = |name: &str, seed: &str| {
         let acks = write(&scratch.join(name), seed, "40").code(0);
         // Which producer comes first is not fixed; length and CRC of the records are.
-        let mut records: Vec<String> =
-            acks.text().lines().map(|line| line.split_once(' ').unwrap().1.split_once(' ').unwrap().1.to_owned()).collect();
+        let mut records: Vec<String> = acks
+            .text()
+            .lines()
+            .map(|line| line.split_once(' ').unwrap().1.split_once(' ').unwrap().1.to_owned())
+            .collect();
         records.sort();
         records
     };

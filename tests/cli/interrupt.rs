@@ -42,7 +42,10 @@ fn many_lines_behind_a_signal_are_all_printed_or_not_appended() {
     endless.join().unwrap();
     let last: u64 = done.text().lines().last().unwrap_or(&first).trim().parse().unwrap();
     let verdict = on("verify", &dir, &[]).code(0);
-    assert!(verdict.text().contains(&format!("LSN 1 to {last}")) && verdict.text().contains("R10"), "{last}: {verdict:?}");
+    assert!(
+        verdict.text().contains(&format!("LSN 1 to {last}")) && verdict.text().contains("R10"),
+        "{last}: {verdict:?}"
+    );
 }
 
 #[test]

@@ -13,7 +13,8 @@ fn json_lines_have_the_keys_of_the_contract() {
     let args = ["bench", "--dir", dir.to_str().unwrap(), "--engine", "null,naive,leader,floor"];
     let done = run(args.iter().chain(&fixed)).code(0);
     let lines: Vec<serde_json::Value> = done.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let mut runs: Vec<_> = lines.iter().map(|line| (line["engine"].as_str().unwrap(), line["callers"].as_u64().unwrap())).collect();
+    let mut runs: Vec<_> =
+        lines.iter().map(|line| (line["engine"].as_str().unwrap(), line["callers"].as_u64().unwrap())).collect();
     runs.sort_unstable();
     let expected = [
         ("floor", 1),
@@ -29,7 +30,19 @@ fn json_lines_have_the_keys_of_the_contract() {
         ("null", 4),
     ];
     assert_eq!(runs, expected);
-    let keys = ["callers", "cpu_us_per", "engine", "max_us", "method", "p50_us", "p999_us", "p99_us", "payload", "per_s", "records_per_flush"];
+    let keys = [
+        "callers",
+        "cpu_us_per",
+        "engine",
+        "max_us",
+        "method",
+        "p50_us",
+        "p999_us",
+        "p99_us",
+        "payload",
+        "per_s",
+        "records_per_flush",
+    ];
     for line in &lines {
         let mut found: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
         found.sort_unstable();
@@ -46,7 +59,17 @@ fn the_table_names_the_faster_file_and_the_ratios() {
     let (dir, input) = (scratch.join("bench"), scratch.join("lines"));
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(&input, "one\ntwo\n\nfours!").unwrap();
-    let args = ["bench", "--dir", dir.to_str().unwrap(), "--engine", "ringwal,threadpool,naive", "--callers", "2", "--seconds", "0.1"];
+    let args = [
+        "bench",
+        "--dir",
+        dir.to_str().unwrap(),
+        "--engine",
+        "ringwal,threadpool,naive",
+        "--callers",
+        "2",
+        "--seconds",
+        "0.1",
+    ];
     let done = run(args.iter().chain(&["--rounds", "2", "--input", input.to_str().unwrap()])).code(0);
     let text = done.text();
     for word in ["floor", "virtual disk", "2 callers", "x threadpool", "x naive", "ringwal ", "3 bytes on average"] {

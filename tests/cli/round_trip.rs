@@ -37,7 +37,10 @@ fn real_files_come_back_line_by_line() {
         }
         assert!(on("cat", &dir, &[]).code(0).out == whole, "{}: changed", file.display());
         let verdict = on("verify", &dir, &[]).code(0);
-        assert!(verdict.text().contains(&format!("LSN 1 to {lines}")) && verdict.text().contains("clean"), "{verdict:?}");
+        assert!(
+            verdict.text().contains(&format!("LSN 1 to {lines}")) && verdict.text().contains("clean"),
+            "{verdict:?}"
+        );
         assert!(append(&dir, &["--raw"], &bytes).code(0).text() == format!("{}\n", lines + 1));
         let from = (lines + 1).to_string();
         assert!(on("cat", &dir, &["--from", &from, "--format", "raw"]).code(0).out == bytes);
@@ -101,7 +104,8 @@ fn nothing_is_beyond_the_end_and_nothing_in_an_empty_directory() {
 fn many_records_through_many_segments() {
     let scratch = Scratch::new();
     let dir = scratch.join("log");
-    let input: Vec<u8> = (0..30_000).flat_map(|i| format!("record {i} {}\n", "x".repeat(i % 300)).into_bytes()).collect();
+    let input: Vec<u8> =
+        (0..30_000).flat_map(|i| format!("record {i} {}\n", "x".repeat(i % 300)).into_bytes()).collect();
     let appended = append(&dir, &[], &input).code(0);
     assert_eq!(appended.text().lines().count(), 30_000);
     assert_eq!(appended.text().lines().last(), Some("30000"));

@@ -68,7 +68,11 @@ pub(crate) fn unavailable(fs: FileSystem) -> Option<String> {
 pub(crate) fn run(command: &str, args: &[&str]) -> Result<String, String> {
     let output = Command::new(command).args(args).output().map_err(|error| format!("{command}: {error}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(format!("{command} {args:?}: {}", text(&output.stderr))) }
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(format!("{command} {args:?}: {}", text(&output.stderr)))
+    }
 }
 
 fn text(path: &Path) -> &str {
@@ -269,7 +273,8 @@ impl Replay {
         let scratch = Scratch::new("replay");
         // In memory, where there is such a place: the image only, never the file system on it.
         let shared = Path::new("/dev/shm");
-        let name = format!("ringwal-replay-{}-{}.img", fs.name(), scratch.path().file_name().unwrap().to_string_lossy());
+        let name =
+            format!("ringwal-replay-{}-{}.img", fs.name(), scratch.path().file_name().unwrap().to_string_lossy());
         let path = if shared.is_dir() { shared.join(name) } else { scratch.join("cut.img") };
         let image = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         image.set_len(fs.disk_bytes()).unwrap();
@@ -277,7 +282,15 @@ impl Replay {
         // The loop device keeps it.
         std::fs::remove_file(&path).unwrap();
         let bytes = usize::try_from(fs.disk_bytes()).unwrap();
-        Self { mount_point: scratch.join("mnt"), device, image, master: vec![0; bytes], applied: 0, fs, _image_directory: scratch }
+        Self {
+            mount_point: scratch.join("mnt"),
+            device,
+            image,
+            master: vec![0; bytes],
+            applied: 0,
+            fs,
+            _image_directory: scratch,
+        }
     }
 
     /// Moves on to entry `cut`: everything before it is on the disk.
@@ -297,7 +310,14 @@ impl Replay {
 
     /// Calls `judge` with the disk mounted as it is after a cut at `cut`, on which, besides, stand some of the writes in
     /// `extra`, each in whole or in part, sector by sector.
-    pub(crate) fn cut<T>(&mut self, entries: &[Entry], cut: usize, extra: &[Entry], rng: &mut Rng, judge: impl FnOnce(&Path) -> T) -> Result<T, String> {
+    pub(crate) fn cut<T>(
+        &mut self,
+        entries: &[Entry],
+        cut: usize,
+        extra: &[Entry],
+        rng: &mut Rng,
+        judge: impl FnOnce(&Path) -> T,
+    ) -> Result<T, String> {
         self.advance(entries, cut);
         for entry in extra {
             let how = rng.below(3);

@@ -46,7 +46,11 @@ impl Rng {
 
     /// A seed from `RINGWAL_SEED`, else from the clock.
     pub(crate) fn seed() -> u64 {
-        let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |since| u64::from(since.subsec_nanos()) | 1);
+        let now = || {
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(1, |since| u64::from(since.subsec_nanos()) | 1)
+        };
         std::env::var("RINGWAL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(now)
     }
 

@@ -75,7 +75,13 @@ impl Teller {
         // Read before the line is formed, after the acknowledgement: never earlier than what made it durable.
         let position = self.position.as_ref().map_or(0, super::witness::Position::read);
         let crc = crc32fast::hash(payload);
-        self.line(&format!("A {lsn} {crc} {} {} {} {} {position}", payload.len(), ident.cycle, ident.producer, ident.i));
+        self.line(&format!(
+            "A {lsn} {crc} {} {} {} {} {position}",
+            payload.len(),
+            ident.cycle,
+            ident.producer,
+            ident.i
+        ));
     }
 }
 

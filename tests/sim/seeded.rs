@@ -8,7 +8,7 @@ use crate::random::histories;
 
 /// The deliberate mistakes, and what each does. `m..` are those of the reliability catalogue; the others drop one rule
 /// of the format or of recovery each.
-const BUGS: [(&str, &str); 23] = [
+const BUGS: [(&str, &str); 22] = [
     ("m1", "no fdatasync"),
     ("m2", "acknowledges when the write completes"),
     ("m3", "acknowledges batch n + 1 while n is in flight"),
@@ -25,7 +25,6 @@ const BUGS: [(&str, &str); 23] = [
     ("stale-evidence", "dead batches count as evidence"),
     ("no-copy", "kept records are not written again"),
     ("no-reseal", "appends behind a close seal that was not made durable"),
-    ("idle-reopen", "appends behind an idle seal"),
     ("exist", "that a later segment exists counts as evidence"),
     ("leave-dead", "dead segments stay"),
     ("no-opening-seal", "no seal behind an opening"),

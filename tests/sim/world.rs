@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ringwal::harness::{Life, judge, shown};
+use ringwal::harness::{Life, batches, judge, shown};
 use ringwal::sim::rng::Rng;
 use ringwal::sim::{Faults, FlushScope, Linking, Rot, Sim, SimOptions};
 use ringwal::{AppendError, Lsn, OpenError, Options, SubmitError};
@@ -224,7 +224,7 @@ impl<'a> World<'a> {
                 self.oracle.promised,
                 self.oracle.staged.len()
             );
-            println!("{}", ringwal::harness::describe(&self.sim));
+            batches(&self.sim).iter().for_each(|batch| println!("{}", batch.text));
         }
         match Life::open_truncated(&self.sim, &self.options, seed, before, after) {
             Ok(life) => {
@@ -440,7 +440,7 @@ impl<'a> World<'a> {
     fn rot(&mut self) -> Result<(), Violation> {
         let claimed = judge(&self.sim, true).map(|verdict| verdict.claimed).unwrap_or_default();
         let names: Vec<String> = self.sim.files().into_iter().filter(|name| name.ends_with(".seg")).collect();
-        let Some(name) = names.get(self.rng.index(names.len().max(1))).cloned() else { return Ok(()) };
+        let Some(mut name) = names.get(self.rng.index(names.len().max(1))).cloned() else { return Ok(()) };
         let what = self.rng.below(10);
         // Nobody can tell when all the newest files are gone together.
         let newest = what == 0 && names.last() == Some(&name);
@@ -451,7 +451,16 @@ impl<'a> World<'a> {
             2 => names.iter().for_each(|name| self.sim.delete(name)),
             _ => {
                 let kind = [Rot::Flip, Rot::Garble, Rot::Zero][self.rng.index(3)];
-                let at = self.used_offset(&name);
+                let mut at = self.used_offset(&name);
+                // Openings and copies are few, and whole rows of the table are about them.
+                let rare: Vec<_> =
+                    batches(&self.sim).into_iter().filter(|b| matches!(b.kind, "opening" | "copy")).collect();
+                if self.rng.one_in(2) && !rare.is_empty() {
+                    let which = if self.rng.one_in(2) { rare.len() - 1 } else { self.rng.index(rare.len()) };
+                    (name, at) = (rare[which].name.clone(), rare[which].offset + self.rng.index(100));
+                } else if self.rng.one_in(8) {
+                    at = self.rng.index(64);
+                }
                 // One block at most: whoever damages a batch and the only one that claims it leaves no trace.
                 let in_block = self.block_bytes - at % self.block_bytes;
                 let span = [1, 1, 64, in_block][self.rng.index(4)].min(in_block);

@@ -128,7 +128,8 @@ impl Input<'_> {
     /// The next bytes: none of them at the end, `None` if the reading is to stop.
     fn read_chunk(&self, chunk: &mut [u8]) -> Result<Option<usize>, Failure> {
         let stdin = std::io::stdin();
-        let failed = |errno: Errno| Failure::usage(format!("standard input: {}; nothing more was appended", errno.desc()));
+        let failed =
+            |errno: Errno| Failure::usage(format!("standard input: {}; nothing more was appended", errno.desc()));
         loop {
             let wanted = PollFlags::POLLIN;
             let mut fds = [PollFd::new(stdin.as_fd(), wanted), PollFd::new(self.interrupt.wake.as_fd(), wanted)];
@@ -205,7 +206,8 @@ impl Input<'_> {
 
     /// Says which record was refused and why.
     fn refused(&self, error: &AppendError) -> Failure {
-        let place = if self.raw { "standard input".to_owned() } else { format!("standard input, line {}", self.lines + 1) };
+        let place =
+            if self.raw { "standard input".to_owned() } else { format!("standard input, line {}", self.lines + 1) };
         match error {
             AppendError::TooLarge { len, max } => Failure::usage(format!(
                 "{place}: {len} bytes or more are over the {max} that a record of {} may have; stopped there, what \

@@ -132,7 +132,9 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(args: &'a Args, stop: Arc<AtomicBool>) -> Result<Self, Failure> {
-        let unusable = |error| Failure::usage(format!("{}: {error}; give --dir a directory on the disk in question", args.dir.display()));
+        let unusable = |error| {
+            Failure::usage(format!("{}: {error}; give --dir a directory on the disk in question", args.dir.display()))
+        };
         let dir = fs::canonicalize(&args.dir).map_err(unusable)?;
         let payloads = match &args.input {
             Some(path) => lines(path)?,
@@ -206,7 +208,8 @@ impl<'a> Bench<'a> {
 
 /// The lines of a file, without their line feeds.
 fn lines(path: &Path) -> Result<Vec<Box<[u8]>>, Failure> {
-    let bytes = fs::read(path).map_err(|error| Failure::usage(format!("{}: {error}; check --input", path.display())))?;
+    let bytes =
+        fs::read(path).map_err(|error| Failure::usage(format!("{}: {error}; check --input", path.display())))?;
     let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     if bytes.is_empty() {
         return Err(Failure::usage(format!("{}: empty; give --input a file with lines", path.display())));

@@ -58,7 +58,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let wanted = Lsn::new(args.from.or(args.to).unwrap_or(u64::MAX));
     if wanted < reader.first_lsn() && damage.is_none() {
         let first = reader.first_lsn();
-        return Err(Failure::usage(format!("{}: LSN {wanted} was truncated: the log begins at LSN {first}", dir.display())));
+        return Err(Failure::usage(format!(
+            "{}: LSN {wanted} was truncated: the log begins at LSN {first}",
+            dir.display()
+        )));
     }
     print(args, &reader)?;
     if let Some(damage) = damage
@@ -97,7 +100,12 @@ fn print_record(out: &mut impl Write, record: &Record, format: Format) -> Result
         }
         Format::Hash => writeln!(out, "{lsn} {} {:08x}", payload.len(), crc32fast::hash(payload))?,
         Format::Json => {
-            write!(out, "{{\"lsn\":{lsn},\"length\":{},\"crc32\":\"{:08x}\",", payload.len(), crc32fast::hash(payload))?;
+            write!(
+                out,
+                "{{\"lsn\":{lsn},\"length\":{},\"crc32\":\"{:08x}\",",
+                payload.len(),
+                crc32fast::hash(payload)
+            )?;
             let (key, text) = match std::str::from_utf8(payload) {
                 Ok(text) => ("text", text.to_owned()),
                 Err(_) => ("base64", STANDARD.encode(payload)),

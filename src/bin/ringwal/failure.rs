@@ -54,10 +54,17 @@ impl Failure {
     pub(crate) fn open(dir: &Path, error: &OpenError) -> Self {
         match error {
             OpenError::Damaged(damage) => Self::damaged(damage),
-            OpenError::Missing { path } if path.parent().is_some_and(|parent| parent != Path::new("") && !parent.exists()) => {
-                Self::usage(format!("{}: its parent directory does not exist; make it, or check the path", path.display()))
+            OpenError::Missing { path }
+                if path.parent().is_some_and(|parent| parent != Path::new("") && !parent.exists()) =>
+            {
+                Self::usage(format!(
+                    "{}: its parent directory does not exist; make it, or check the path",
+                    path.display()
+                ))
             }
-            OpenError::Options(_) | OpenError::UringRefused { .. } => Self::usage(format!("{}: {error}", dir.display())),
+            OpenError::Options(_) | OpenError::UringRefused { .. } => {
+                Self::usage(format!("{}: {error}", dir.display()))
+            }
             OpenError::Volatile { path, file_system } => Self::usage(format!(
                 "{}: on {file_system}, which loses everything at power-off; use a directory on a disk",
                 path.display()
@@ -89,7 +96,9 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::closed_output(),
-            _ => Self::usage(format!("standard output: {error}; what was not printed is lost to the reader, not to the log")),
+            _ => Self::usage(format!(
+                "standard output: {error}; what was not printed is lost to the reader, not to the log"
+            )),
         }
     }
 }

@@ -36,7 +36,13 @@ fn round(value: f64) -> f64 {
 }
 
 /// Where, on what, and what the disk can do at best.
-pub(super) fn heading(out: &mut impl Write, dir: &Path, device: &str, legs: &[Leg], floor: Option<&Sample>) -> io::Result<()> {
+pub(super) fn heading(
+    out: &mut impl Write,
+    dir: &Path,
+    device: &str,
+    legs: &[Leg],
+    floor: Option<&Sample>,
+) -> io::Result<()> {
     let samples = || legs.iter().filter(|leg| leg.engine == "floor").map(|leg| &leg.sample).chain(floor);
     let p50 = Spread::of(samples().map(|sample| sample.latency_ns.value_at_quantile(0.5) as f64 / 1e3));
     let rate = Spread::of(samples().map(Sample::per_second));
@@ -49,13 +55,17 @@ pub(super) fn heading(out: &mut impl Write, dir: &Path, device: &str, legs: &[Le
         p50.max,
         short(rate.median)
     )?;
-    writeln!(out, "a virtual disk may acknowledge a flush without doing it: compare within this table, not with other machines")
+    writeln!(
+        out,
+        "a virtual disk may acknowledge a flush without doing it: compare within this table, not with other machines"
+    )
 }
 
 /// The rows for one number of callers.
 pub(super) fn table(out: &mut impl Write, legs: &[Leg], callers: u32) -> io::Result<()> {
     let rows = Row::all(legs, callers);
-    let references: Vec<(&str, Option<&Row<'_>>)> = REFERENCES.iter().map(|name| (*name, fastest(&rows, name))).collect();
+    let references: Vec<(&str, Option<&Row<'_>>)> =
+        REFERENCES.iter().map(|name| (*name, fastest(&rows, name))).collect();
     writeln!(out, "\n{callers} {}", if callers == 1 { "caller" } else { "callers" })?;
     write!(
         out,
@@ -69,7 +79,8 @@ pub(super) fn table(out: &mut impl Write, legs: &[Leg], callers: u32) -> io::Res
     }
     writeln!(out)?;
     for row in &rows {
-        let fastest = references.iter().any(|(_, reference)| reference.is_some_and(|row_of| row_of.engine == row.engine));
+        let fastest =
+            references.iter().any(|(_, reference)| reference.is_some_and(|row_of| row_of.engine == row.engine));
         row.print(out, if fastest { "*" } else { "" })?;
         for reference in references.iter().filter_map(|(_, reference)| *reference) {
             write!(out, "  {:<22}", row.ratio_to(reference))?;
@@ -153,7 +164,8 @@ impl Spread {
         values.sort_unstable_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
         let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 { at(middle) } else { f64::midpoint(at(middle.wrapping_sub(1)), at(middle)) };
+        let median =
+            if values.len() % 2 == 1 { at(middle) } else { f64::midpoint(at(middle.wrapping_sub(1)), at(middle)) };
         Self { min: at(0), median, max: at(values.len().wrapping_sub(1)) }
     }
 }
@@ -180,6 +192,9 @@ mod tests {
 
     #[test]
     fn rates_are_short() {
-        assert_eq!([short(7.0), short(12_345.0), short(999_400.0), short(1_050_000.0)], ["7", "12.3k", "999.4k", "1.05M"]);
+        assert_eq!(
+            [short(7.0), short(12_345.0), short(999_400.0), short(1_050_000.0)],
+            ["7", "12.3k", "999.4k", "1.05M"]
+        );
     }
 }

@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn sizes_cover_the_range_and_nothing_else() {
-        let lengths: std::collections::BTreeSet<usize> = (0..200).map(|index| record(1, index, &(3..=5)).len()).collect();
+        let lengths: std::collections::BTreeSet<usize> =
+            (0..200).map(|index| record(1, index, &(3..=5)).len()).collect();
         assert_eq!(lengths.into_iter().collect::<Vec<_>>(), [3, 4, 5]);
         assert!(record(1, 1, &(0..=0)).is_empty());
     }
