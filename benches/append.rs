@@ -11,6 +11,7 @@ use ringwal::engines::{ENGINES, Engine, Failure, Limit, Load};
 
 const CALLERS: [usize; 3] = [1, 16, 256];
 const PAYLOAD_BYTES: usize = 256;
+const APPENDS_MIN: u64 = 200;
 
 /// A fresh directory under cargo's target directory: /tmp may be a tmpfs.
 fn scratch() -> Result<PathBuf, Failure> {
@@ -21,9 +22,11 @@ fn scratch() -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-/// How long `count` appends take, the engine's preparations left out.
-fn time(engine: &dyn Engine, callers: usize, count: u64) -> Result<Duration, Failure> {
+/// How long `asked` appends take, the engine's preparations left out. Few of them would only show how it starts: then
+/// more are made, and the time is their share.
+fn time(engine: &dyn Engine, callers: usize, asked: u64) -> Result<Duration, Failure> {
     let dir = scratch()?;
+    let count = asked.max(APPENDS_MIN + 8 * callers as u64);
     let load = Load {
         callers,
         payloads: vec![vec![b'r'; PAYLOAD_BYTES].into_boxed_slice()].into(),
@@ -32,7 +35,7 @@ fn time(engine: &dyn Engine, callers: usize, count: u64) -> Result<Duration, Fai
     };
     let sample = engine.run(&dir, &load);
     fs::remove_dir_all(&dir)?;
-    Ok(sample?.elapsed)
+    Ok(sample?.elapsed.mul_f64(asked as f64 / count as f64))
 }
 
 fn append(c: &mut Criterion) {

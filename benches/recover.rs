@@ -1,6 +1,7 @@
 //! Opening for writing: a log that was closed, and one that was left behind in the middle of its work.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,12 @@ fn build(runtime: &Runtime, base: &Path, records: usize) -> Result<(), Failure> 
         for _ in 0..records / group.len() {
             log.append_batch(&group).await?;
         }
-        copy(&clean, &base.join("unclean"))?;
+        // The helper thread may still be giving the next segment its name.
+        while let Err(error) = copy(&clean, &base.join("unclean")) {
+            if error.kind() != ErrorKind::NotFound {
+                return Err(error.into());
+            }
+        }
         log.close().await?;
         Ok(())
     })
