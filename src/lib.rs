@@ -65,6 +65,9 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("ringwal needs Linux: it is built on io_uring, O_DIRECT and fdatasync");
 
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod bench_support;
 mod disk;
 #[cfg(feature = "cli")]
 #[doc(hidden)]

@@ -1,5 +1,7 @@
 //! The command line's contract: what comes out, on which stream, and with which exit code.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
+
 #[path = "cli/damage.rs"]
 mod damage;
 #[path = "cli/diskcheck.rs"]

@@ -1,5 +1,8 @@
 //! tokio's blocking pool at its default size: each append is a `spawn_blocking` that writes and flushes. What an async
 //! program does that has no log writer.
+//!
+//! It promises less than a log: a record is acknowledged when it is durable, not when everything before it is. On a file
+//! of written blocks the kernel lets its flushes share the device's, which makes it a strong baseline at few callers.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -16,7 +16,8 @@ fn data() -> Vec<PathBuf> {
         let required = std::env::var("RINGWAL_REQUIRE").is_ok_and(|all| all == "all");
         assert!(!required, "no data in {}", dir.display());
         // Past the harness, which would swallow it.
-        writeln!(std::io::stderr(), "SKIPPED: no data in {}; set RINGWAL_DATA", dir.display()).unwrap();
+        let skipped = format!("SKIPPED: no data in {}; set RINGWAL_DATA\n", dir.display());
+        std::io::stderr().write_all(skipped.as_bytes()).unwrap();
     }
     files.sort();
     files

@@ -125,6 +125,8 @@ fn chosen(args: &Args) -> Vec<&'static dyn Engine> {
 
 struct Bench<'a> {
     args: &'a Args,
+    /// How busy the machine was before: others' work shows in every figure.
+    load_before: Option<f64>,
     dir: PathBuf,
     payloads: Arc<[Box<[u8]>]>,
     stop: Arc<AtomicBool>,
@@ -143,7 +145,7 @@ impl<'a> Bench<'a> {
         if args.callers.iter().any(|callers| *callers as usize > THREADS_MAX) {
             note(&format!("naive and leader run {THREADS_MAX} of the callers at most: each has a thread there"));
         }
-        Ok(Self { args, dir, payloads: payloads.into(), stop })
+        Ok(Self { args, load_before: load_average(), dir, payloads: payloads.into(), stop })
     }
 
     /// Round by round, numbers of callers in turn, engines in an order that rotates: (engine, callers, round).
@@ -190,6 +192,10 @@ impl<'a> Bench<'a> {
         let mut out = output::stdout();
         let device = engines::device_facts(&self.dir).unwrap_or_else(|| "unknown device".to_owned());
         report::heading(&mut out, &self.dir, &device, legs, floor.as_ref())?;
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if let Some(load) = self.load_before.filter(|load| *load > cpus as f64 / 2.0) {
+            writeln!(out, "BUSY: the load average was {load:.1} on {cpus} CPUs before this began: the figures show others' work, too")?;
+        }
         let what = match &self.args.input {
             Some(path) => format!("lines of {} ({} bytes on average)", path.display(), self.payload_bytes()),
             None => format!("records of {} bytes", self.args.payload),
@@ -204,6 +210,11 @@ impl<'a> Bench<'a> {
         }
         Ok(out.flush()?)
     }
+}
+
+/// The load average of the last minute, where the system tells.
+fn load_average() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
 /// The lines of a file, without their line feeds.
