@@ -219,15 +219,18 @@ impl Driver {
     pub(crate) fn poison_all(mut self, text: &str) {
         self.inbox.refuse(&mut self.commands);
         let cause = Cause::Panic(text.into());
-        let mut shared = Vec::new();
+        let (mut shared, mut locks) = (Vec::new(), Vec::new());
         for (_, tenant) in &mut self.tenants {
             tenant.poison(cause.clone(), &mut self.woken);
             shared.push(tenant.shared.clone());
+            locks.extend(tenant.lock.take());
         }
         let mut woken = std::mem::take(&mut self.woken);
         woken.drain(..).for_each(Waker::wake);
         // Ends what is in flight; also drops the logs that nobody took up, whose openers are told by their channel.
         drop(self);
+        // As in `retire`: the ring may keep their files a little longer.
+        locks.into_iter().for_each(Lock::release);
         shared.iter().for_each(|shared| shared.release(&mut woken));
         woken.drain(..).for_each(Waker::wake);
     }
