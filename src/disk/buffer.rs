@@ -140,11 +140,6 @@ impl BufferPool {
         self.in_use
     }
 
-    /// The size of a standard buffer.
-    pub(crate) fn buffer_bytes(&self) -> usize {
-        self.buffer_bytes
-    }
-
     /// Frees idle buffers so that `size` more bytes keep all memory, idle included, under the bound. Registered ones
     /// stay: their pages are pinned, freeing them would free nothing.
     fn trim(&mut self, size: usize) {

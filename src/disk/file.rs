@@ -12,7 +12,6 @@
 //! file. Where it is refused, the file is used buffered, and [`RealDirectory::is_buffered`] says so.
 
 use std::fmt;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

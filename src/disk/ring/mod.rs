@@ -33,21 +33,20 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::types::{SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue};
 use nix::errno::Errno;
-use nix::libc::POLLIN;
 use slab::Slab;
 
 use self::key::{INDEX_END, Key, Kind};
 use self::setup::Setup;
-use self::tables::{BufferTable, FileTable, Target};
+use self::tables::{BufferTable, FileTable};
 use super::flight::{Flight, Step};
 use super::probe::RingRefused;
 use super::{Buffer, BufferPool, Completion, Disk, FileSlot, Method, Notify, SegmentFile, Write};
@@ -126,11 +125,13 @@ impl RingDisk {
     }
 
     /// Which set-up the kernel took.
+    #[cfg(test)]
     pub(crate) fn setup(&self) -> Setup {
         self.setup
     }
 
     /// Whether the held locks outlive a killed process until its last write has landed.
+    #[cfg(test)]
     pub(crate) fn locks_outlive_us(&self) -> bool {
         self.files.locks_outlive_us()
     }

@@ -114,6 +114,7 @@ impl FileTable {
     }
 
     /// Whether every lock is in the ring's own table, and so outlives a killed process's writes.
+    #[cfg(test)]
     pub(super) fn locks_outlive_us(&self) -> bool {
         self.attached.iter().all(|(_, attached)| !matches!(attached, Attached::Lock { fd: Some(_) }))
     }
