@@ -1,6 +1,8 @@
 //! What the benches need of the inside: the codec. No promise, no stability.
 
-use crate::format::{BATCH_HEADER_BYTES, BatchHeader, Kind, RECORD_HEADER_BYTES, RecordCrc, Verdict, batch_bytes, record};
+use crate::format::{
+    BATCH_HEADER_BYTES, BatchHeader, Kind, RECORD_HEADER_BYTES, RecordCrc, Verdict, batch_bytes, record,
+};
 use crate::lsn::{Epoch, LogId, Lsn, SegmentId};
 
 const LOG_ID: LogId = LogId::new(*b"ringwal codec 01");

@@ -100,3 +100,8 @@ pub use read::reader::{BatchInfo, Reader, SegmentInfo, State, Verification, dump
 pub use read::recover::RecoveryReport;
 pub use runtime::append::{Append, AppendBatch, Pending, Reserve, Slot, WaitDurable};
 pub use stats::Stats;
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -88,7 +88,8 @@ fn an_acknowledged_record_is_there_for_the_next_opening() {
     block_on(log.close()).unwrap();
     let reader = Reader::open(&dir).unwrap();
     assert_eq!((reader.first_lsn(), reader.durable_lsn(), reader.unclaimed()), (Lsn::new(1), Lsn::new(20), 0));
-    let range: Vec<_> = reader.read(Lsn::new(5)..Lsn::new(8)).unwrap().map(|record| record.unwrap().lsn.get()).collect();
+    let range: Vec<_> =
+        reader.read(Lsn::new(5)..Lsn::new(8)).unwrap().map(|record| record.unwrap().lsn.get()).collect();
     assert_eq!(range, [5, 6, 7]);
     assert!(reader.get(Lsn::new(21)).unwrap().is_none());
     assert!(matches!(reader.read(Lsn::ZERO..), Ok(_) | Err(ReadError::Truncated { .. })));
@@ -130,7 +131,9 @@ fn lsns_are_dense_from_many_tasks_on_every_runtime() {
     let mut threads = Vec::new();
     for _ in 0..4 {
         let log = log.clone();
-        threads.push(std::thread::spawn(move || (0..20).map(|_| block_on(log.append(b"bare")).unwrap().get()).collect::<Vec<_>>()));
+        threads.push(std::thread::spawn(move || {
+            (0..20).map(|_| block_on(log.append(b"bare")).unwrap().get()).collect::<Vec<_>>()
+        }));
     }
     let mut lsns: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
     lsns.sort_unstable();
@@ -168,7 +171,11 @@ fn a_log_works_inside_tokio_uring() {
 
 /// Room for two of the largest batches only.
 fn tight() -> Options {
-    Options::default().segment_bytes(1 << 20).record_bytes_max(60_000).batch_bytes_max(64 << 10).pending_bytes_max(128 << 10)
+    Options::default()
+        .segment_bytes(1 << 20)
+        .record_bytes_max(60_000)
+        .batch_bytes_max(64 << 10)
+        .pending_bytes_max(128 << 10)
 }
 
 #[test]
@@ -215,7 +222,11 @@ fn at_the_bound_submit_is_refused_and_append_waits_its_turn() {
 fn waiters_are_served_in_turn_and_dropped_ones_block_nobody() {
     let scratch = Scratch::new("turns");
     // Slots of the pool are the bound here, and they stay where they are until they are dropped.
-    let options = Options::default().segment_bytes(4 << 20).record_bytes_max(200 << 10).batch_bytes_max(256 << 10).pending_bytes_max(512 << 10);
+    let options = Options::default()
+        .segment_bytes(4 << 20)
+        .record_bytes_max(200 << 10)
+        .batch_bytes_max(256 << 10)
+        .pending_bytes_max(512 << 10);
     let log = Log::open(scratch.join("log"), options).wait().unwrap();
     let mut slots = Vec::new();
     loop {
@@ -411,7 +422,8 @@ fn a_panic_of_the_ring_thread_resolves_every_future() {
         std::thread::spawn(move || block_on(log.wait_durable(Lsn::new(10))))
     };
     log.panic_for_tests();
-    let poisoned = |result: &Result<Lsn, AppendError>| matches!(result, Err(AppendError::Poisoned(ringwal::Cause::Panic(_))));
+    let poisoned =
+        |result: &Result<Lsn, AppendError>| matches!(result, Err(AppendError::Poisoned(ringwal::Cause::Panic(_))));
     for one in staged {
         let result = block_on(one);
         assert!(poisoned(&result), "{result:?}");
@@ -523,7 +535,11 @@ fn options_out_of_bounds_are_named_and_make_nothing() {
     let files = std::fs::read_dir(&dir).map_or(0, Iterator::count);
     assert_eq!(files, 0, "a refused opening left files");
     // And at the bounds.
-    for options in [Options::default().segment_bytes(64 << 10), Options::default().segment_bytes(1 << 20).flight_max(64), Options::default().block_bytes(65536)] {
+    for options in [
+        Options::default().segment_bytes(64 << 10),
+        Options::default().segment_bytes(1 << 20).flight_max(64),
+        Options::default().block_bytes(65536),
+    ] {
         let dir = scratch.join("bounds");
         let log = Log::open(&dir, options).wait().unwrap();
         assert_eq!(block_on(log.append(b"record")).unwrap(), Lsn::new(1));

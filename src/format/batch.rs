@@ -173,7 +173,10 @@ impl BatchHeader {
         let flags = bytes[FLAGS.start];
         let ours = LogId::new(field(bytes, LOG_ID)) == log_id;
         let placed = get_u64(bytes, SEGMENT_ID) == segment.get() && get_u32(bytes, BLOCK) == index;
-        if !ours || (!placed && !seeded::is("m10")) {
+        if !ours {
+            return Verdict::Bad;
+        }
+        if !placed && !seeded::is("m10") {
             return Verdict::Stale(get_u32(bytes, RECORDS_BYTES));
         }
         let Some(kind) = Kind::from_byte(bytes[KIND.start]) else { return Verdict::Newer(version.max(VERSION)) };

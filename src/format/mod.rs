@@ -103,7 +103,7 @@ pub(crate) enum Verdict<T> {
     Valid(T),
     /// All zero.
     Zero,
-    /// A whole header, but of another place, segment or log: what a recycled file is full of. So many bytes of
+    /// A whole header of this log, but of another place or segment: what a recycled file is full of. So many bytes of
     /// records stand behind it, or stood.
     Stale(u32),
     /// Neither.

@@ -268,7 +268,7 @@ impl Assessment {
             // Behind a close seal with nothing after it there was nothing in flight: ready segments need not be read to
             // their end at every opening.
             let clean = walk.cur.header.close && evidence.torn_bytes == 0 && Self::has_room_behind(survey, walk);
-            if walked.is_none() && clean && depth == Depth::Tail && survey.looks_unused(id) {
+            if walked.is_none() && clean && depth == Depth::Tail && survey.looks_unused(id)? {
                 continue;
             }
             let strays = survey.strays(id, walked.unwrap_or(1))?;

@@ -182,7 +182,8 @@ impl<'a> Opener<'a> {
             id[8..].copy_from_slice(&(outside.random)().to_le_bytes());
             LogId::new(id)
         });
-        let nonce = if seeded::is("no-nonce") { 0 } else { (outside.random)() };
+        let nonce = (outside.random)();
+        let nonce = if seeded::is("no-nonce") || seeded::is("payload-blind-link") { 0 } else { nonce };
         let term = verdict.walk.as_ref().map_or(0, |walk| walk.cur.header.term);
         let chain = Chain { log_id, epoch: verdict.next_epoch, nonce, term, trim: verdict.trim, link: None };
         // Unused segments above all used ones are ready. One that does not suit goes, and so do those above it, so that

@@ -231,9 +231,12 @@ impl<'a> Survey<'a> {
         Ok(None)
     }
 
-    /// Whether a segment's first block says that it was prepared (or recycled) and never written.
-    pub(crate) fn looks_unused(&self, id: SegmentId) -> bool {
-        self.segments.get(&id).is_some_and(|seen| matches!(seen.first, Verdict::Zero | Verdict::Stale(_)))
+    /// Whether a segment's first blocks say that it was prepared (or recycled) and never written. Two of them: behind a
+    /// cut opening, one block long, there is always a seal, so that losing the one block hides nothing.
+    pub(crate) fn looks_unused(&mut self, id: SegmentId) -> Result<bool, Refusal> {
+        let unused = |verdict| matches!(verdict, Verdict::Zero | Verdict::Stale(_));
+        let first = self.segments.get(&id).is_some_and(|seen| unused(seen.first));
+        Ok(first && unused(self.header_at(id, 2, false)?))
     }
 
     /// What stands in a segment from `block` on: header-valid batches, and how much is neither zero nor stale.

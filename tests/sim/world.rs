@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ringwal::harness::{Life, batches, judge, shown};
 use ringwal::sim::rng::Rng;
-use ringwal::sim::{Faults, FlushScope, Linking, Rot, Sim, SimOptions};
+use ringwal::sim::{Faults, FlushScope, Linking, Rot, Sim, SimOptions, Snapshot};
 use ringwal::{AppendError, Lsn, OpenError, Options, SubmitError};
 
 /// What a history broke: the assertion, and how.
@@ -163,6 +163,8 @@ pub struct World<'a> {
     record_max: usize,
     block_bytes: usize,
     counter: u64,
+    /// The media at an earlier moment, from which another history of the same log may branch off.
+    fork: Option<Snapshot>,
 }
 
 impl<'a> World<'a> {
@@ -193,6 +195,7 @@ impl<'a> World<'a> {
             record_max,
             block_bytes: block_bytes as usize,
             counter: 0,
+            fork: None,
         }
     }
 
@@ -392,6 +395,9 @@ impl<'a> World<'a> {
             self.sim.set_faults(if plan.faults && self.rng.one_in(2) { faults() } else { Faults::default() });
             self.live()?;
             self.crash();
+            if self.rng.one_in(3) {
+                self.fork = Some(self.sim.snapshot());
+            }
         }
         self.sim.set_faults(Faults::default());
         self.sim.kill();
@@ -449,6 +455,7 @@ impl<'a> World<'a> {
             0 => self.sim.delete(&name),
             1 => self.sim.break_sector(&name, self.rng.index(len.max(1))),
             2 => names.iter().for_each(|name| self.sim.delete(name)),
+            3 | 4 if self.fork.is_some() => self.graft(&name),
             _ => {
                 let kind = [Rot::Flip, Rot::Garble, Rot::Zero][self.rng.index(3)];
                 let mut at = self.used_offset(&name);
@@ -501,6 +508,41 @@ impl<'a> World<'a> {
                 Err(_) => Ok(()),
             },
         }
+    }
+
+    /// Puts a block of another history of the same log in the place of ours: a backup restored in part, a snapshot of the
+    /// machine that lived on.
+    fn graft(&mut self, name: &str) {
+        let Some(fork) = self.fork.take() else { return };
+        let other =
+            Sim::new(self.rng.next_u64(), SimOptions { block_bytes: self.block_bytes as u32, ..SimOptions::default() });
+        other.restore(&fork);
+        other.kill();
+        let seed = self.rng.next_u64();
+        let Ok(mut life) = Life::open(&other, &self.options, seed) else { return };
+        for _ in 0..1 + self.rng.below(8) {
+            let record = self.record();
+            let _ = life.submit(&record);
+            life.step(Duration::ZERO);
+            other.tick_all();
+            life.prepare();
+            life.step(Duration::ZERO);
+        }
+        let (Some(mut ours), Some(theirs)) = (self.sim.bytes(name), other.bytes(name)) else { return };
+        let blocks = ours.chunks(self.block_bytes).zip(theirs.chunks(self.block_bytes));
+        let zero = |block: &[u8]| block.iter().all(|byte| *byte == 0);
+        let differ: Vec<usize> = blocks
+            .enumerate()
+            .filter(|(_, (ours, theirs))| ours != theirs && !zero(ours) && !zero(theirs))
+            .map(|(at, _)| at * self.block_bytes)
+            .collect();
+        if differ.is_empty() {
+            return;
+        }
+        let at = differ[self.rng.index(differ.len())];
+        ours[at..at + self.block_bytes].copy_from_slice(&theirs[at..at + self.block_bytes]);
+        self.sim.put(name, &ours);
+        self.tally.count("blocks of another history");
     }
 
     /// Somewhere in what was written, most of the time.

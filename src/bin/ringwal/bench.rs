@@ -194,7 +194,10 @@ impl<'a> Bench<'a> {
         report::heading(&mut out, &self.dir, &device, legs, floor.as_ref())?;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         if let Some(load) = self.load_before.filter(|load| *load > cpus as f64 / 2.0) {
-            writeln!(out, "BUSY: the load average was {load:.1} on {cpus} CPUs before this began: the figures show others' work, too")?;
+            writeln!(
+                out,
+                "BUSY: the load average was {load:.1} on {cpus} CPUs before this began: the figures show others' work, too"
+            )?;
         }
         let what = match &self.args.input {
             Some(path) => format!("lines of {} ({} bytes on average)", path.display(), self.payload_bytes()),
