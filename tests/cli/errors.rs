@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::symlink;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use crate::tool::{Appending, Scratch, append, command, on, run};
 
@@ -96,6 +97,12 @@ fn a_closed_standard_output_ends_quietly() {
     let mut stdin = first.stdin.take().unwrap();
     std::io::Write::write_all(&mut stdin, b"a\n").unwrap();
     // Its standard input stays open: it must not wait for that.
+    let waiting = Instant::now();
+    while first.child.try_wait().unwrap().is_none() && waiting.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Past the deadline this ends it without an exit code, which is not 0.
+    first.child.kill().unwrap();
     let output = first.child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]));
     let verdict = on("verify", &dir, &[]).code(0);
