@@ -123,7 +123,7 @@ impl Witness {
                 else {
                     return Heard::Else;
                 };
-                let ack = Ack { ident: Ident { cycle, producer, i }, crc, len: len as usize, position };
+                let ack = Ack { ident: Ident { cycle, producer, i }, crc, len: usize::try_from(len).unwrap(), position };
                 if self.acks.insert(lsn, ack).is_some() {
                     self.contradictions.push(format!("LSN {lsn} was acknowledged twice"));
                 }
@@ -165,7 +165,7 @@ impl Witness {
             }
         }
         for (lsn, ack) in due() {
-            match records.get(*lsn as usize - 1) {
+            match records.get(usize::try_from(*lsn).unwrap() - 1) {
                 None => wrong.push(format!("LSN {lsn} was acknowledged ({:?}, position {}) and the log ends at {last}", ack.ident, ack.position)),
                 Some((_, payload)) => {
                     let payload = payload.as_ref();
