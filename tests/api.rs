@@ -1,4 +1,5 @@
 //! The contracts of the public handle, on a real disk.
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
 mod common {
     #![allow(dead_code, reason = "each test uses its part")]
@@ -249,8 +250,8 @@ fn waiters_are_served_in_turn_and_dropped_ones_block_nobody() {
     slots.clear();
     // Polled the other way round: the turn decides, not the poll.
     assert!(poll_once(second.as_mut()).is_pending());
-    let lsns = block_on(async {
-        let second = poll_fn(|cx| {
+    let lsns = block_on(
+        poll_fn(|cx| {
             let one = first.as_mut().poll(cx);
             let two = second.as_mut().poll(cx);
             match (one, two) {
@@ -259,10 +260,8 @@ fn waiters_are_served_in_turn_and_dropped_ones_block_nobody() {
                 (Poll::Pending, Poll::Ready(two)) => panic!("{two:?} before its turn"),
                 (Poll::Pending, Poll::Pending) => Poll::Pending,
             }
-        })
-        .await;
-        second
-    });
+        }),
+    );
     assert_eq!(lsns.0.unwrap(), Lsn::new(1));
     block_on(log.wait_durable(Lsn::new(2))).unwrap();
     assert_eq!(payloads(&log), [b"first".to_vec(), b"second".to_vec()]);
@@ -329,7 +328,7 @@ fn slots_take_their_lsn_at_commit_small_and_large() {
     for len in [0, 1, 4096, (128 << 10) - 1, 128 << 10, 1 << 20, 2 << 20] {
         let mut held = block_on(log.reserve(len)).unwrap();
         let before = block_on(log.append(b"meanwhile")).unwrap();
-        let bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
         let (head, tail) = bytes.split_at(len / 3);
         held.put(head);
         assert_eq!(held.remaining(), len - head.len());
@@ -474,7 +473,7 @@ fn an_idle_log_seals_itself_so_that_readers_see_everything() {
     let log = open(&dir);
     for round in 1..=3 {
         let pending: Vec<_> = (0..10).map(|_| log.submit(b"record").unwrap()).collect();
-        pending.into_iter().for_each(|one| drop(one.wait().unwrap()));
+        assert!(pending.into_iter().all(|one| one.wait().is_ok()));
         wait_until("the idle seal", || {
             let reader = Reader::open(&dir).unwrap();
             assert!(reader.durable_lsn().get() + reader.unclaimed() <= round * 10);
@@ -494,7 +493,7 @@ fn delay_max_gathers_company_and_ends() {
     let log = Log::open(scratch.join("log"), options().delay_max(Duration::from_millis(50))).wait().unwrap();
     let before = log.stats().flushes;
     let pending: Vec<_> = (0..20).map(|_| log.submit(b"record").unwrap()).collect();
-    pending.into_iter().for_each(|one| drop(one.wait().unwrap()));
+    assert!(pending.into_iter().all(|one| one.wait().is_ok()));
     assert!(log.stats().flushes - before < 20, "records that came within the delay share batches");
     assert_eq!(block_on(log.append(b"alone")).unwrap(), Lsn::new(21));
     // Closing does not wait for it.

@@ -1,6 +1,7 @@
 //! Kill -9: a writer in a process of its own is killed at random moments, again and again on the same log, and a witness
 //! in another process knows what was acknowledged. `RINGWAL_KILLS=1000` for more than the default 100.
 #![expect(clippy::cast_possible_truncation, reason = "small numbers")]
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
 mod common {
     #![allow(dead_code, reason = "each test uses its part")]
@@ -221,7 +222,8 @@ fn the_oracle_sees_each_kind_of_lie() {
         truth.push((at as u64 + 1, payload));
     }
     assert_eq!(witness.judge(&truth, u64::MAX), Vec::<String>::new());
-    let lie = |change: &dyn Fn(&mut Vec<(u64, Vec<u8>)>)| {
+    type Records = Vec<(u64, Vec<u8>)>;
+    let lie = |change: &dyn Fn(&mut Records)| {
         let mut records = truth.clone();
         change(&mut records);
         !witness.judge(&records, u64::MAX).is_empty()

@@ -360,7 +360,7 @@ impl Replay {
             }
             at = i64::try_from(end).unwrap();
         }
-        debug_assert!(self.master.len() % PAGE == 0);
+        debug_assert!(self.master.len().is_multiple_of(PAGE));
     }
 
     fn restore_page(&self, offset: usize, found: &[u8]) {

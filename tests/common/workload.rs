@@ -33,12 +33,12 @@ impl Ident {
             5..=8 => rng.below(2000),
             _ => rng.below(8192),
         };
-        let len = if grouped { 16 + len % 1500 } else { len }.min(max);
-        let mut bytes = Vec::with_capacity(len as usize + 8);
-        while bytes.len() < len as usize {
+        let len = usize::try_from(if grouped { 16 + len % 1500 } else { len }.min(max)).unwrap();
+        let mut bytes = Vec::with_capacity(len + 8);
+        while bytes.len() < len {
             bytes.extend_from_slice(&rng.next().to_le_bytes());
         }
-        bytes.truncate(len as usize);
+        bytes.truncate(len);
         bytes
     }
 }
@@ -126,7 +126,7 @@ async fn appender(log: &Log, load: Load, producer: u32, teller: &Teller) {
         let ident = Ident { cycle: load.cycle, producer, i };
         match rng.below(8) {
             0 | 1 => {
-                let count = 2 + rng.below(4) as u32;
+                let count = 2 + u32::try_from(rng.below(4)).unwrap();
                 let idents: Vec<_> = (i..i + count).map(|i| Ident { i, ..ident }).collect();
                 let payloads: Vec<_> = idents.iter().map(|ident| ident.payload(load.bytes_max, true)).collect();
                 idents.iter().for_each(|ident| teller.attempt(*ident, Some((i, count))));
