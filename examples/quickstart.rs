@@ -1,21 +1,22 @@
-//! Twenty lines: open, append, read back, close.
+//! Open, append, read back, close: `cargo run --example quickstart -- DIRECTORY`.
 
 use ringwal::{Log, Options};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let dir = std::env::args().nth(1).unwrap_or_else(|| "quickstart-log".to_owned());
+    let dir = std::env::args().nth(1).ok_or("usage: quickstart DIRECTORY")?;
     let log = Log::open(&dir, Options::default()).await?;
-    println!("{}: {:?}", log.recovery_report().meaning, log.recovery_report());
-    let lsn = log.append(b"hello").await?;
-    println!("durable at {lsn}");
-    let lsns = log.append_batch(&["a", "b", "c"]).await?;
-    println!("{lsns:?}");
+
+    let lsn = log.append(b"hello").await?; // durable now, whatever happens next
+    println!("hello is durable as record {lsn}");
+
+    let lsns = log.append_batch(&["all", "or", "none"]).await?; // a group survives whole or not at all
+    println!("the group is durable as records {}..={}", lsns.start(), lsns.end());
+
     for record in log.read(..)? {
         let record = record?;
-        println!("{} {:?}", record.lsn, record.payload);
+        println!("{}: {}", record.lsn, String::from_utf8_lossy(&record.payload));
     }
-    println!("{:?}", log.stats().flush_us.max());
     log.close().await?;
     Ok(())
 }
