@@ -62,6 +62,11 @@
 //! Assumed of the medium: a flush that reports success is true; a write damages nothing outside its own blocks; after a
 //! power cut each 512-byte sector of an un-flushed write is old, new or detectably bad.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::cast_possible_truncation, clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)
+)]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("ringwal needs Linux: it is built on io_uring, O_DIRECT and fdatasync");
 

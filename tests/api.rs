@@ -250,18 +250,16 @@ fn waiters_are_served_in_turn_and_dropped_ones_block_nobody() {
     slots.clear();
     // Polled the other way round: the turn decides, not the poll.
     assert!(poll_once(second.as_mut()).is_pending());
-    let lsns = block_on(
-        poll_fn(|cx| {
-            let one = first.as_mut().poll(cx);
-            let two = second.as_mut().poll(cx);
-            match (one, two) {
-                (Poll::Ready(one), Poll::Pending) => Poll::Ready((one, None)),
-                (Poll::Ready(one), Poll::Ready(two)) => Poll::Ready((one, Some(two))),
-                (Poll::Pending, Poll::Ready(two)) => panic!("{two:?} before its turn"),
-                (Poll::Pending, Poll::Pending) => Poll::Pending,
-            }
-        }),
-    );
+    let lsns = block_on(poll_fn(|cx| {
+        let one = first.as_mut().poll(cx);
+        let two = second.as_mut().poll(cx);
+        match (one, two) {
+            (Poll::Ready(one), Poll::Pending) => Poll::Ready((one, None)),
+            (Poll::Ready(one), Poll::Ready(two)) => Poll::Ready((one, Some(two))),
+            (Poll::Pending, Poll::Ready(two)) => panic!("{two:?} before its turn"),
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+        }
+    }));
     assert_eq!(lsns.0.unwrap(), Lsn::new(1));
     block_on(log.wait_durable(Lsn::new(2))).unwrap();
     assert_eq!(payloads(&log), [b"first".to_vec(), b"second".to_vec()]);

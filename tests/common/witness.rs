@@ -97,7 +97,9 @@ impl Witness {
         match (kind, rest.len()) {
             ("S", 0) => Heard::Start,
             ("O", 4) => {
-                let (Some(last), Some(torn_bytes), Some(copied)) = (number(1), number(2), number(3)) else { return Heard::Else };
+                let (Some(last), Some(torn_bytes), Some(copied)) = (number(1), number(2), number(3)) else {
+                    return Heard::Else;
+                };
                 if let Some((acked, _)) = self.acks.last_key_value()
                     && last < *acked
                 {
@@ -107,7 +109,9 @@ impl Witness {
                 Heard::Opened
             }
             ("T", 5) => {
-                let (Some(cycle), Some(producer), Some(i), Some(first), Some(count)) = (small(0), small(1), small(2), small(3), small(4)) else {
+                let (Some(cycle), Some(producer), Some(i), Some(first), Some(count)) =
+                    (small(0), small(1), small(2), small(3), small(4))
+                else {
                     return Heard::Else;
                 };
                 let ident = Ident { cycle, producer, i };
@@ -123,12 +127,14 @@ impl Witness {
                 else {
                     return Heard::Else;
                 };
-                let ack = Ack { ident: Ident { cycle, producer, i }, crc, len: usize::try_from(len).unwrap(), position };
+                let ack =
+                    Ack { ident: Ident { cycle, producer, i }, crc, len: usize::try_from(len).unwrap(), position };
                 if self.acks.insert(lsn, ack).is_some() {
                     self.contradictions.push(format!("LSN {lsn} was acknowledged twice"));
                 }
                 if self.opened.last().is_some_and(|opened| lsn <= opened.last) {
-                    self.contradictions.push(format!("LSN {lsn} was acknowledged although the log was opened behind it"));
+                    self.contradictions
+                        .push(format!("LSN {lsn} was acknowledged although the log was opened behind it"));
                 }
                 Heard::Ack
             }
@@ -166,7 +172,10 @@ impl Witness {
         }
         for (lsn, ack) in due() {
             match records.get(usize::try_from(*lsn).unwrap() - 1) {
-                None => wrong.push(format!("LSN {lsn} was acknowledged ({:?}, position {}) and the log ends at {last}", ack.ident, ack.position)),
+                None => wrong.push(format!(
+                    "LSN {lsn} was acknowledged ({:?}, position {}) and the log ends at {last}",
+                    ack.ident, ack.position
+                )),
                 Some((_, payload)) => {
                     let payload = payload.as_ref();
                     if payload.len() != ack.len || crc32fast::hash(payload) != ack.crc {
@@ -210,14 +219,17 @@ impl Witness {
             }
             cycle_before = ident.cycle;
             if attempt.count > 1 {
-                let group = groups.entry((ident.cycle, ident.producer, attempt.first)).or_insert((attempt.count, Vec::new()));
+                let group =
+                    groups.entry((ident.cycle, ident.producer, attempt.first)).or_insert((attempt.count, Vec::new()));
                 group.1.push(*lsn);
             }
         }
         for ((cycle, producer, first), (count, lsns)) in groups {
             let consecutive = lsns.windows(2).all(|pair| pair[1] == pair[0] + 1);
             if lsns.len() != count as usize || !consecutive {
-                wrong.push(format!("group {first} of producer {producer} in cycle {cycle}: LSNs {lsns:?} of {count} records"));
+                wrong.push(format!(
+                    "group {first} of producer {producer} in cycle {cycle}: LSNs {lsns:?} of {count} records"
+                ));
             }
         }
     }

@@ -12,7 +12,7 @@ fn plan(seed: u64) -> Plan {
 }
 
 /// One history; a panic counts as a violation.
-pub fn history(seed: u64, tally: &mut Tally) -> Result<u64, Violation> {
+pub(crate) fn history(seed: u64, tally: &mut Tally) -> Result<u64, Violation> {
     let run = std::panic::AssertUnwindSafe(|| {
         let mut world = World::new(seed, tally);
         let result = world.run(plan(seed));
@@ -29,7 +29,7 @@ pub fn history(seed: u64, tally: &mut Tally) -> Result<u64, Violation> {
 }
 
 /// Histories from `first` on, over the machine's cores; ends early once `enough` violations are found.
-pub fn histories(first: u64, count: u64, enough: usize) -> (Tally, Vec<(u64, Violation)>) {
+pub(crate) fn histories(first: u64, count: u64, enough: usize) -> (Tally, Vec<(u64, Violation)>) {
     let next = AtomicU64::new(first);
     let all = Mutex::new((Tally::default(), Vec::new()));
     thread::scope(|scope| {

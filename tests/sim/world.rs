@@ -14,9 +14,9 @@ use ringwal::{AppendError, Lsn, OpenError, Options, SubmitError};
 
 /// What a history broke: the assertion, and how.
 #[derive(Clone, Debug)]
-pub struct Violation {
-    pub assertion: &'static str,
-    pub text: String,
+pub(crate) struct Violation {
+    pub(crate) assertion: &'static str,
+    pub(crate) text: String,
 }
 
 fn violated<T>(assertion: &'static str, text: impl Into<String>) -> Result<T, Violation> {
@@ -25,16 +25,16 @@ fn violated<T>(assertion: &'static str, text: impl Into<String>) -> Result<T, Vi
 
 /// What the histories met: shown, so that a rig that tests nothing is seen.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
-    pub counts: BTreeMap<String, u64>,
+pub(crate) struct Tally {
+    pub(crate) counts: BTreeMap<String, u64>,
 }
 
 impl Tally {
-    pub fn count(&mut self, what: &str) {
+    pub(crate) fn count(&mut self, what: &str) {
         self.add(what, 1);
     }
 
-    pub fn add(&mut self, what: &str, n: u64) {
+    pub(crate) fn add(&mut self, what: &str, n: u64) {
         match self.counts.get_mut(what) {
             Some(count) => *count += n,
             None => {
@@ -43,18 +43,18 @@ impl Tally {
         }
     }
 
-    pub fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         other.counts.iter().for_each(|(what, n)| self.add(what, *n));
     }
 
-    pub fn get(&self, what: &str) -> u64 {
+    pub(crate) fn get(&self, what: &str) -> u64 {
         self.counts.get(what).copied().unwrap_or(0)
     }
 }
 
 /// The oracle: what was staged, and how much of it was promised.
 #[derive(Clone, Debug, Default)]
-pub struct Oracle {
+pub(crate) struct Oracle {
     staged: Vec<Vec<u8>>,
     groups: Vec<(usize, usize)>,
     promised: usize,
@@ -66,7 +66,7 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    pub fn stage(&mut self, lsn: Lsn, record: Vec<u8>) -> Result<(), Violation> {
+    pub(crate) fn stage(&mut self, lsn: Lsn, record: Vec<u8>) -> Result<(), Violation> {
         self.staged.push(record);
         if lsn.get() != self.staged.len() as u64 {
             return violated("A2", format!("LSN {lsn} handed out for record {}", self.staged.len()));
@@ -74,13 +74,13 @@ impl Oracle {
         Ok(())
     }
 
-    pub fn stage_group(&mut self, records: &[Vec<u8>]) {
+    pub(crate) fn stage_group(&mut self, records: &[Vec<u8>]) {
         self.groups.push((self.staged.len() + 1, self.staged.len() + records.len()));
         self.staged.extend_from_slice(records);
     }
 
     /// Everything up to `lsn` was acknowledged or shown.
-    pub fn promise(&mut self, lsn: Lsn) -> Result<(), Violation> {
+    pub(crate) fn promise(&mut self, lsn: Lsn) -> Result<(), Violation> {
         let lsn = usize::try_from(lsn.get()).unwrap();
         if lsn > self.staged.len() {
             return violated("A3", format!("{lsn} promised of {} staged", self.staged.len()));
@@ -90,7 +90,7 @@ impl Oracle {
     }
 
     /// What a reader was shown must be what was staged; it is promised from now on (A7).
-    pub fn shown(&mut self, records: &[(Lsn, Vec<u8>)]) -> Result<(), Violation> {
+    pub(crate) fn shown(&mut self, records: &[(Lsn, Vec<u8>)]) -> Result<(), Violation> {
         self.same(records)?;
         self.promise(records.last().map_or(Lsn::ZERO, |(lsn, _)| *lsn))
     }
@@ -114,7 +114,7 @@ impl Oracle {
     }
 
     /// An opening kept `records`: A1-A4, P4; from now on they are promised (A7).
-    pub fn recovered(&mut self, records: &[(Lsn, Vec<u8>)]) -> Result<(), Violation> {
+    pub(crate) fn recovered(&mut self, records: &[(Lsn, Vec<u8>)]) -> Result<(), Violation> {
         self.same(records)?;
         let n = records.last().map_or(0, |(lsn, _)| usize::try_from(lsn.get()).unwrap());
         if self.after.contains(&n) {
@@ -137,26 +137,26 @@ impl Oracle {
     }
 
     /// A look at what stands there, without opening it: as `recovered`, but nothing is promised.
-    pub fn would_recover(&self, n: usize) -> bool {
+    pub(crate) fn would_recover(&self, n: usize) -> bool {
         (self.promised <= n || self.after.contains(&n)) && n <= self.staged.len()
     }
 }
 
 /// How a history is drawn.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Per million flushes and writes that fail.
-    pub faults: bool,
+    pub(crate) faults: bool,
     /// Damage one place at the end.
-    pub rot: bool,
+    pub(crate) rot: bool,
 }
 
 /// The world of one seed.
-pub struct World<'a> {
-    pub sim: Sim,
-    pub rng: Rng,
-    pub oracle: Oracle,
-    pub tally: &'a mut Tally,
+pub(crate) struct World<'a> {
+    pub(crate) sim: Sim,
+    pub(crate) rng: Rng,
+    pub(crate) oracle: Oracle,
+    pub(crate) tally: &'a mut Tally,
     options: Options,
     /// All records of this length, if set: so that a dead tail and its successor look alike.
     same_len: Option<usize>,
@@ -168,7 +168,7 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    pub fn new(seed: u64, tally: &'a mut Tally) -> Self {
+    pub(crate) fn new(seed: u64, tally: &'a mut Tally) -> Self {
         let mut rng = Rng::new(seed);
         let block_bytes = [512, 512, 512, 1024, 4096][rng.index(5)];
         let flush = if rng.one_in(2) { FlushScope::Device } else { FlushScope::File };
@@ -217,7 +217,7 @@ impl<'a> World<'a> {
     }
 
     /// Opens, checks what was kept, and hands the life out; none if the opening itself was cut short.
-    pub fn open(&mut self) -> Result<Option<Life>, Violation> {
+    pub(crate) fn open(&mut self) -> Result<Option<Life>, Violation> {
         let seed = self.rng.next_u64();
         let (before, after) = self.truncation();
         let replay = std::env::var_os("RINGWAL_SIM_SEED").is_some();
@@ -390,7 +390,7 @@ impl<'a> World<'a> {
     }
 
     /// The whole history.
-    pub fn run(&mut self, plan: Plan) -> Result<(), Violation> {
+    pub(crate) fn run(&mut self, plan: Plan) -> Result<(), Violation> {
         for _ in 0..1 + self.rng.below(6) {
             self.sim.set_faults(if plan.faults && self.rng.one_in(2) { faults() } else { Faults::default() });
             self.live()?;

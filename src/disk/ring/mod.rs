@@ -124,12 +124,6 @@ impl RingDisk {
         })
     }
 
-    /// Which set-up the kernel took.
-    #[cfg(test)]
-    pub(crate) fn setup(&self) -> Setup {
-        self.setup
-    }
-
     /// Whether the held locks outlive a killed process until its last write has landed.
     #[cfg(test)]
     pub(crate) fn locks_outlive_us(&self) -> bool {

@@ -1,5 +1,8 @@
 //! The ring on real files.
 
+use io_uring::types::Fd;
+use io_uring::{opcode, squeue};
+
 use super::*;
 use crate::disk::conformance::{self, rig};
 
