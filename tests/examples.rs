@@ -6,13 +6,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// The built example: `cargo test` puts it beside this test's own directory. (With `--test examples` alone it does not
-/// build them: `cargo test --examples --test examples` does.)
+/// The built example: a plain `cargo test` puts it beside this test's own directory. `--test examples` alone does not
+/// build it; `cargo build --examples --features cli` does.
 fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(Path::parent).unwrap();
     let path = profile.join("examples").join(name);
-    assert!(path.exists(), "{} is not built: cargo test --examples --test examples", path.display());
+    assert!(path.exists(), "{} is not built: cargo build --examples --features cli", path.display());
     path
 }
 
