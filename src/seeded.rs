@@ -1,7 +1,7 @@
 //! Seeded bugs: deliberate mistakes that the tests must catch, or their silence means nothing.
 //!
 //! Compiled in only under `--cfg ringwal_seeded_bugs`, which no release sets, and then chosen at run time with
-//! [`choose`] or the environment variable `RINGWAL_SEEDED_BUG`. Otherwise [`is`] is the constant `false`.
+//! `choose` or the environment variable `RINGWAL_SEEDED_BUG`. Otherwise [`is`] is the constant `false`.
 
 /// Whether the deliberate mistake `name` is switched on.
 #[cfg(not(ringwal_seeded_bugs))]
