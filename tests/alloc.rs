@@ -1,6 +1,7 @@
 //! What the library takes from the allocator: next to nothing for an append, and never what a hostile length asks for.
 //!
 //! `RINGWAL_ALLOC_TRACE=n` prints where every n-th counted allocation came from.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that prints its figures")]
 #![expect(unsafe_code, reason = "a global allocator that counts cannot be had without")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -1,6 +1,7 @@
 //! The house rules, held by reading the sources: who may use whom, where `unsafe` and clocks live, how long things are.
 //!
 //! It reads code, not words: comments and literals are blanked first, and so is what is compiled for tests only.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -278,7 +279,7 @@ impl File {
             if starts {
                 let mut here = self.module.clone();
                 here.extend(inline.iter().map(|(_, name)| (*name).to_owned()));
-                tree(&tokens[at..], &here, &here, &mut found);
+                tree(&tokens[at..], &here, &mut found);
             }
         }
         found
@@ -299,8 +300,8 @@ fn broken_rung(own: &str, target: &str) -> Option<String> {
 }
 
 /// Reads a path or a tree of paths at the start of `tokens`, and adds each, from the crate's root, to `found`. `base`
-/// is what the path is relative to, `here` the module it stands in. Returns how many tokens it took.
-fn tree(tokens: &[Token<'_>], base: &[String], here: &[String], found: &mut Vec<(usize, Vec<String>)>) -> usize {
+/// is the module that it is relative to. Returns how many tokens it took.
+fn tree(tokens: &[Token<'_>], base: &[String], found: &mut Vec<(usize, Vec<String>)>) -> usize {
     let mut path = base.to_vec();
     let mut at = 0;
     while let Some(token) = tokens.get(at) {
@@ -311,7 +312,7 @@ fn tree(tokens: &[Token<'_>], base: &[String], here: &[String], found: &mut Vec<
             "{" => {
                 at += 1;
                 while tokens.get(at).is_some_and(|token| token.text != "}") {
-                    at += tree(&tokens[at..], &path, here, found).max(1);
+                    at += tree(&tokens[at..], &path, found).max(1);
                     at += usize::from(tokens.get(at).is_some_and(|token| token.text == ","));
                 }
                 return at + 1;
