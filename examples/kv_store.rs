@@ -16,6 +16,7 @@
 //! Commands are not answered one after another but in a pipeline: the next ones are read while earlier ones are on
 //! their way to the disk, so that many changes share one flush. Answers keep their order, which is what makes that
 //! safe: who reads a value that is not durable yet is answered only behind the change that put it there.
+#![allow(clippy::print_stderr, reason = "a program")]
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -218,8 +219,8 @@ impl Store {
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    // A line that was read from standard input and fits a record is far below 4 GiB.
-    out.extend_from_slice(&(text.len() as u32).to_le_bytes());
+    let len = u32::try_from(text.len()).expect("a record is far below 4 GiB, and so is what it holds");
+    out.extend_from_slice(&len.to_le_bytes());
     out.extend_from_slice(text.as_bytes());
 }
 

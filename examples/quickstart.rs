@@ -1,4 +1,5 @@
 //! Open, append, read back, close: `cargo run --example quickstart -- DIRECTORY`.
+#![allow(clippy::print_stdout, reason = "a program")]
 
 use ringwal::{Log, Options};
 

@@ -1,6 +1,7 @@
 //! The same inside tokio-uring: `cargo run --features cli --example quickstart_tokio_uring -- DIRECTORY`.
 //!
 //! The log has a ring thread of its own. Its futures need only a `Waker`, so that any executor will do.
+#![allow(clippy::print_stdout, reason = "a program")]
 
 use ringwal::{Log, Options};
 

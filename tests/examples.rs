@@ -1,4 +1,5 @@
 //! The examples do what they say: the quickstarts run, and the key-value store survives kill -9.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::fs;

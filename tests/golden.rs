@@ -6,6 +6,7 @@
 //!
 //! `RINGWAL_BLESS=1 cargo test --test golden` writes the files anew: look at the difference before committing it. Files
 //! are stored without the zero blocks at their end; the dump has their lengths.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -337,13 +338,11 @@ fn todays_writer_goes_on_behind_the_golden_bytes() {
         // A real directory wants larger blocks than the stored log has: the log goes on in a segment of its own.
         let options = Options::default().segment_bytes(1 << 20).allow_volatile(true);
         let mut expected = (golden.kept)();
-        for again in [&b"behind"[..], b"and once more"] {
-            let log = Log::open(&place.0, options.clone()).wait().unwrap();
-            assert_eq!(payloads(log.read(..).unwrap()), expected, "{}", golden.name);
-            log.submit(again).unwrap().wait().unwrap();
-            expected.push(again.to_vec());
-            log.close().wait().unwrap();
-        }
+        let log = Log::open(&place.0, options).wait().unwrap();
+        assert_eq!(payloads(log.read(..).unwrap()), expected, "{}", golden.name);
+        log.submit(b"behind").unwrap().wait().unwrap();
+        expected.push(b"behind".to_vec());
+        log.close().wait().unwrap();
         assert_eq!(payloads(Reader::open(&place.0).unwrap().read(..).unwrap()), expected, "{}", golden.name);
     }
 }

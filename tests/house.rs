@@ -20,7 +20,7 @@ const LADDER: [&[&str]; 11] = [
     &["read"],
     &["ship"],
     &["log"],
-    &["harness"],
+    &["harness", "bench_support"],
     &["lib"],
 ];
 

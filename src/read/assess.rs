@@ -91,8 +91,9 @@ struct Evidence {
     trim: Lsn,
     claim_beyond: bool,
     later_epoch: bool,
-    /// Blocks behind the end that are neither zero nor stale.
+    /// Blocks behind the end that are neither zero nor stale; and those of them in the segment of the end.
     torn_bytes: u64,
+    torn_bytes_here: u64,
 }
 
 /// Damage before it has its words: where, and which records.
@@ -163,7 +164,7 @@ pub(crate) fn assess(survey: &mut Survey<'_>, depth: Depth) -> Result<Assessment
         let broken = verdict.follow(survey, &start, depth, &mut facts)?;
         spot = spot.or(broken);
     }
-    if let Some(bad) = survey.bad.iter().find(|bad| bad.holds_batch || bad.id <= verdict.used_max) {
+    if let Some(bad) = survey.bad.iter().find(|bad| bad.damaged || bad.id <= verdict.used_max) {
         facts.bad_segment = true;
         spot = Some(Spot { segment: bad.id, block: 0, first: verdict.first, last: Lsn::MAX });
     }
@@ -237,6 +238,10 @@ impl Assessment {
         facts.closed = walk.cur.header.close;
         facts.nothing_behind = evidence.torn_bytes == 0;
         let mut spot = Spot { segment: self.end.0, block: self.end.1, first: walk.n.next(), last: Lsn::MAX };
+        // Nothing stands behind the end in its own segment: what is missing began the next one.
+        if evidence.torn_bytes_here == 0 && survey.segment(spot.segment.next()).is_some() {
+            (spot.segment, spot.block) = (spot.segment.next(), 1);
+        }
         if evidence.claim_beyond {
             spot.last = evidence.claimed;
         }
@@ -274,6 +279,9 @@ impl Assessment {
             let strays = survey.strays(id, walked.unwrap_or(1))?;
             if id >= walk.cur.header.segment {
                 evidence.torn_bytes += strays.torn_bytes;
+            }
+            if id == walk.cur.header.segment {
+                evidence.torn_bytes_here = strays.torn_bytes;
             }
             for header in strays.found.iter().map(|found| &found.header) {
                 self.next_epoch = self.next_epoch.max(header.epoch.next());

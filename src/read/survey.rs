@@ -57,8 +57,9 @@ impl Seen {
 #[derive(Clone, Debug)]
 pub(crate) struct BadSegment {
     pub(crate) id: SegmentId,
-    /// Whether a batch of this log stands in it.
-    pub(crate) holds_batch: bool,
+    /// Whether it cannot be what a crash left of a preparation: a batch of this log stands in it, or its static block is
+    /// whole and of another log, another segment or a greater length. Such a file is nobody's to overwrite.
+    pub(crate) damaged: bool,
 }
 
 /// What stands in a segment off the walk.
@@ -119,21 +120,21 @@ impl<'a> Survey<'a> {
                 suspects.push(suspect);
             }
         }
-        for (id, segment) in suspects {
-            let holds_batch = survey.holds_batch(&segment)?;
-            survey.bad.push(BadSegment { id, holds_batch });
+        for (segment, whole) in suspects {
+            let damaged = whole || survey.holds_batch(&segment)?;
+            survey.bad.push(BadSegment { id: segment.id(), damaged });
         }
         Ok(survey)
     }
 
-    /// Takes one segment in; hands it back if its static block is not what it should be.
+    /// Takes one segment in; hands it back if its static block is not what it should be, and says whether that is whole.
     fn take_segment(
         &mut self,
         id: SegmentId,
         name: &str,
         align: u32,
         access: Access,
-    ) -> Result<Option<(SegmentId, Segment)>, Refusal> {
+    ) -> Result<Option<(Segment, bool)>, Refusal> {
         let file = self.dir.open(name, access)?;
         let mut block = Buffer::new((align as usize).max(SEGMENT_HEADER_BYTES));
         let len = file.read_at(&mut block, 0)?;
@@ -155,12 +156,12 @@ impl<'a> Survey<'a> {
                 self.segments.insert(id, Seen { segment, first });
                 Ok(None)
             }
-            _ => {
+            verdict => {
                 let bytes = file.len()?;
                 let log_id = self.log_id.unwrap_or(LogId::new([0; 16]));
                 let blocks = u32::try_from(bytes / u64::from(align)).unwrap_or(u32::MAX);
                 let header = SegmentHeader { log_id, id, block_bytes: align, blocks, created_ns: 0 };
-                Ok(Some((id, Segment { header, file })))
+                Ok(Some((Segment { header, file }, matches!(verdict, Verdict::Valid(_)))))
             }
         }
     }

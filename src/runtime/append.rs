@@ -292,6 +292,14 @@ impl<'a> WaitDurable<'a> {
     pub(crate) fn new(shared: &'a Shared, lsn: Lsn) -> Self {
         Self { shared, lsn, place: Place::default() }
     }
+
+    /// Blocks the calling thread: for threads without a runtime.
+    ///
+    /// # Errors
+    /// As the future.
+    pub fn wait(self) -> Result<Lsn, AppendError> {
+        block_on(self)
+    }
 }
 
 impl Future for WaitDurable<'_> {

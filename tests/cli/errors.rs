@@ -68,7 +68,7 @@ fn a_second_writer_is_told_who_holds_the_log() {
 fn a_record_over_the_limit_stops_there_and_names_its_line() {
     let scratch = Scratch::new();
     let dir = scratch.join("log");
-    let large = "x".repeat(700_000);
+    let large = "x".repeat(1_200_000);
     let done = append(&dir, &[], format!("a\nb\n{large}\nc\n").as_bytes()).fails(3, &["line 3", "segment-bytes"]);
     assert_eq!(done.text(), "1\n2\n");
     assert_eq!(on("cat", &dir, &[]).code(0).text(), "a\nb\n");

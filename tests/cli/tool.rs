@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 /// Small segments: a test should not wait for 64 MiB of zeros.
-pub(crate) const SEGMENT: [&str; 2] = ["--segment-bytes", "1048576"];
+pub(crate) const SEGMENT: [&str; 2] = ["--segment-bytes", "2097152"];
 
 /// A directory that is removed when dropped.
 pub(crate) struct Scratch(PathBuf);
