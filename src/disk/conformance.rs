@@ -47,7 +47,7 @@ impl<D: Disk> Rig<D> {
     pub(super) fn write(&self, token: u64, block: usize, blocks: usize, fill: u8) -> Write {
         let mut buffer = Buffer::new(blocks * BLOCK);
         buffer.fill(fill);
-        Write { token, file: self.slot, offset: (block * BLOCK) as u64, len: blocks * BLOCK, buffer }
+        Write { token, file: self.slot, offset: (block * BLOCK) as u64, len: blocks * BLOCK, buffer, inline: false }
     }
 
     /// Waits for everything in flight.
@@ -75,7 +75,14 @@ pub(super) fn a_write_comes_back_with_its_buffer<D: Disk>(disk: D) {
         let mut buffer = pool.take(2 * BLOCK).unwrap();
         buffer.fill(round);
         let (at, fixed) = (buffer.as_ptr(), buffer.fixed());
-        let write = Write { token: u64::from(round), file: rig.slot, offset: BLOCK as u64, len: 2 * BLOCK, buffer };
+        let write = Write {
+            token: u64::from(round),
+            file: rig.slot,
+            offset: BLOCK as u64,
+            len: 2 * BLOCK,
+            buffer,
+            inline: false,
+        };
         rig.disk.submit(write);
         rig.disk.kick();
         assert_eq!(rig.disk.in_flight(), 1);

@@ -162,6 +162,9 @@ pub(crate) struct Write {
     pub(crate) len: usize,
     /// The bytes.
     pub(crate) buffer: Buffer,
+    /// Whether the disk may carry it out on the calling thread, at [`Disk::kick`]: nothing else wants to be in flight
+    /// beside it, and nobody would share a hop to the kernel's workers and back.
+    pub(crate) inline: bool,
 }
 
 /// A finished [`Write`].
@@ -214,6 +217,11 @@ pub(crate) trait Disk {
 
     /// Starts everything submitted.
     fn kick(&mut self);
+
+    /// Whether [`Disk::kick`] would carry something out on the calling thread: what need not wait for it comes first.
+    fn blocks(&self) -> bool {
+        false
+    }
 
     /// Collects finished writes, without waiting.
     fn reap(&mut self, out: &mut Vec<Completion>);

@@ -47,10 +47,9 @@ impl SyscallDisk {
     }
 }
 
-/// Carries one write through to its end.
-fn carry_out(files: &Slab<Attached>, write: &Write) -> Result<(), IoFailure> {
-    let attached = usize::try_from(write.file.0).ok().and_then(|slot| files.get(slot));
-    let Some(Attached::File(file)) = attached else {
+/// Carries one write through to its end, on the calling thread.
+pub(super) fn carry_out(file: Option<&Arc<dyn SegmentFile>>, write: &Write) -> Result<(), IoFailure> {
+    let Some(file) = file else {
         return Err(IoFailure::from_errno(Op::Write, Path::new("?"), write.offset, Errno::EBADF as i32));
     };
     let failed = |op, errno| IoFailure::from_errno(op, Arc::clone(file.path()), write.offset, errno);
@@ -102,9 +101,18 @@ impl Disk for SyscallDisk {
 
     fn kick(&mut self) {
         while let Some(write) = self.queue.pop_front() {
-            let result = carry_out(&self.files, &write);
+            let attached = usize::try_from(write.file.0).ok().and_then(|slot| self.files.get(slot));
+            let file = attached.and_then(|attached| match attached {
+                Attached::File(file) => Some(file),
+                Attached::Lock(_) => None,
+            });
+            let result = carry_out(file, &write);
             self.done.push(Completion { token: write.token, buffer: write.buffer, result });
         }
+    }
+
+    fn blocks(&self) -> bool {
+        !self.queue.is_empty()
     }
 
     fn reap(&mut self, out: &mut Vec<Completion>) {

@@ -82,12 +82,14 @@ impl Driver {
         self.take_commands(now);
         self.reap(now);
         let mut pause = Pause { until: None, wakeable: false };
+        // A ring thread that serves several logs must not keep one waiting for another's flush.
+        let alone = self.tenants.len() == 1;
         for key in 0..self.tenants.capacity() {
             // Publish, submit the next batch, and only then wake the waiters, outside any lock: woken first, they would
             // compete with the submission for this core.
             let Some(tenant) = self.tenants.get_mut(key) else { continue };
             tenant.publish(&mut self.woken);
-            let next = tenant.submit(key, now, &mut *self.disk, &mut self.flights);
+            let next = tenant.submit(Turn { key, now, alone }, &mut *self.disk, &mut self.flights);
             if matches!(next, Next::Wait(_)) {
                 tenant.request_segment(key, now, &*self.workshop, &self.inbox);
             }
@@ -96,6 +98,9 @@ impl Driver {
                 Next::Wait(due) => pause.until = pause.until.into_iter().chain(due).min(),
                 _ => self.retire(key),
             }
+        }
+        if self.disk.blocks() {
+            self.woken.drain(..).for_each(Waker::wake);
         }
         self.disk.kick();
         self.woken.drain(..).for_each(Waker::wake);
@@ -236,6 +241,15 @@ impl Driver {
     }
 }
 
+/// A log's turn in a step.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    key: usize,
+    now: Duration,
+    /// Whether it is the only log on this ring thread.
+    alone: bool,
+}
+
 /// A segment's file in the disk's table.
 #[derive(Debug)]
 struct Attached {
@@ -280,28 +294,28 @@ impl Tenant {
     }
 
     /// Submits whatever is due.
-    fn submit(&mut self, key: usize, now: Duration, disk: &mut dyn Disk, flights: &mut Slab<Flight>) -> Next {
+    fn submit(&mut self, turn: Turn, disk: &mut dyn Disk, flights: &mut Slab<Flight>) -> Next {
         loop {
             let view = self.shared.stage.view(self.journal.has_slot());
             self.retry_wanted |= view.retry_wanted;
             if self.poisoned {
                 return if view.closing { Next::Finished } else { Next::Wait(None) };
             }
-            let next = self.journal.poll_next(view.staged, view.closing, now);
+            let next = self.journal.poll_next(view.staged, view.closing, turn.now);
             match next {
                 Next::Batch => {
                     let Some((shape, mut buffer)) = self.shared.stage.take() else { return Next::Wait(None) };
                     self.enter_segment(&shape, disk);
                     pad(&shape, &mut buffer);
                     let ticket = self.journal.handle_batch(&shape, &mut buffer);
-                    self.fly(key, ticket, &shape, buffer, now, disk, flights);
+                    self.fly(turn, ticket, &shape, buffer, disk, flights);
                 }
                 Next::Seal { close } => match self.shared.stage.take_seal() {
                     Some((shape, mut buffer)) => {
                         self.enter_segment(&shape, disk);
                         pad(&shape, &mut buffer);
                         let ticket = self.journal.handle_seal(&shape, close, &mut buffer);
-                        self.fly(key, ticket, &shape, buffer, now, disk, flights);
+                        self.fly(turn, ticket, &shape, buffer, disk, flights);
                     }
                     None => self.journal.handle_no_place(close),
                 },
@@ -310,14 +324,13 @@ impl Tenant {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the one place where a batch meets the disk")]
+    /// The one place where a batch meets the disk.
     fn fly(
         &mut self,
-        tenant: usize,
+        turn: Turn,
         ticket: u64,
         shape: &Shape,
         buffer: Buffer,
-        now: Duration,
         disk: &mut dyn Disk,
         flights: &mut Slab<Flight>,
     ) {
@@ -326,8 +339,10 @@ impl Tenant {
         file.in_flight += 1;
         self.in_flight += 1;
         let (len, records) = (shape.bytes(), shape.count);
-        let token = flights.insert(Flight { tenant, ticket, segment, submitted: now, len, records }) as u64;
-        disk.submit(Write { token, file: file.slot, offset: shape.place.offset(), len, buffer });
+        let token =
+            flights.insert(Flight { tenant: turn.key, ticket, segment, submitted: turn.now, len, records }) as u64;
+        let inline = turn.alone && self.journal.prefers_inline(shape);
+        disk.submit(Write { token, file: file.slot, offset: shape.place.offset(), len, buffer, inline });
     }
 
     /// The first batch in a segment: readers learn of it before anything in it can be durable.

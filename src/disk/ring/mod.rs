@@ -49,6 +49,7 @@ use self::setup::Setup;
 use self::tables::{BufferTable, FileTable};
 use super::flight::{Flight, Step};
 use super::probe::RingRefused;
+use super::syscall::carry_out;
 use super::{Buffer, BufferPool, Completion, Disk, FileSlot, Method, Notify, SegmentFile, Write};
 use crate::error::{IoFailure, Op};
 
@@ -71,6 +72,8 @@ pub(crate) struct RingDisk {
     queue: VecDeque<Todo>,
     /// What is in the submission queue and not yet taken by the kernel, oldest first.
     offered: VecDeque<Key>,
+    /// What `kick` carries out itself, without the ring.
+    inline: Option<Write>,
     done: Vec<Completion>,
     /// Whether the poll of the eventfd is armed.
     armed: bool,
@@ -116,6 +119,7 @@ impl RingDisk {
             generation: 0,
             queue: VecDeque::with_capacity(16),
             offered: VecDeque::with_capacity(32),
+            inline: None,
             done: Vec::with_capacity(16),
             armed: false,
             refused: 0,
@@ -264,6 +268,10 @@ impl Disk for RingDisk {
             let failure = IoFailure::from_errno(Op::Ring, self.files.path(write.file), write.offset, errno);
             return self.done.push(Completion { token: write.token, buffer: write.buffer, result: Err(failure) });
         }
+        if write.inline && self.flights.is_empty() && self.inline.is_none() {
+            self.inline = Some(write);
+            return;
+        }
         self.generation = self.generation.wrapping_add(1);
         let len = write.len;
         let flight = Flight::new(len);
@@ -272,7 +280,15 @@ impl Disk for RingDisk {
         self.queue.push_back(Todo::Write { index, offset: 0, len });
     }
 
+    fn blocks(&self) -> bool {
+        self.inline.is_some()
+    }
+
     fn kick(&mut self) {
+        if let Some(write) = self.inline.take() {
+            let result = carry_out(self.files.file(write.file), &write);
+            self.done.push(Completion { token: write.token, buffer: write.buffer, result });
+        }
         loop {
             self.fill();
             if self.ring.submission().is_empty() {
@@ -317,7 +333,7 @@ impl Disk for RingDisk {
     }
 
     fn in_flight(&self) -> usize {
-        self.flights.len() + self.done.len()
+        self.flights.len() + self.done.len() + usize::from(self.inline.is_some())
     }
 
     fn method(&self) -> Method {
@@ -334,6 +350,7 @@ impl Drop for RingDisk {
     /// Carries on until nothing is in flight; nobody hears of the results. A broken ring has nothing in flight: its
     /// buffers were given up.
     fn drop(&mut self) {
+        self.kick();
         while !self.flights.is_empty() {
             self.kick();
             if !self.flights.is_empty() {

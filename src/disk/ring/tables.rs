@@ -105,12 +105,17 @@ impl FileTable {
         })
     }
 
+    /// The file at `slot`; `None` if there is none.
+    pub(super) fn file(&self, slot: FileSlot) -> Option<&Arc<dyn SegmentFile>> {
+        match self.attached.get(usize::try_from(slot.0).ok()?)? {
+            Attached::File { file, .. } => Some(file),
+            Attached::Lock { .. } => None,
+        }
+    }
+
     /// The path of the file at `slot`, for messages.
     pub(super) fn path(&self, slot: FileSlot) -> Arc<Path> {
-        match usize::try_from(slot.0).ok().and_then(|slot| self.attached.get(slot)) {
-            Some(Attached::File { file, .. }) => Arc::clone(file.path()),
-            _ => Path::new("?").into(),
-        }
+        self.file(slot).map_or_else(|| Path::new("?").into(), |file| Arc::clone(file.path()))
     }
 
     /// Whether every lock is in the ring's own table, and so outlives a killed process's writes.

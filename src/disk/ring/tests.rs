@@ -94,7 +94,7 @@ fn a_registered_buffer_of_another_ring_is_written_plainly() {
     let mut other = ring();
     let buffer = other.pool(4096, 1 << 20).unwrap().take(1).unwrap();
     let mut rig = rig(ring(), 1);
-    rig.disk.submit(Write { token: 1, file: rig.slot, offset: 0, len: 4096, buffer });
+    rig.disk.submit(Write { token: 1, file: rig.slot, offset: 0, len: 4096, buffer, inline: false });
     assert_eq!(rig.finish(false)[0].result, Ok(()));
 }
 

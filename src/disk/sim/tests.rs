@@ -33,7 +33,7 @@ fn file(sim: &Sim, name: &str, blocks: usize) -> Arc<dyn SegmentFile> {
 fn write(slot: FileSlot, token: u64, block: u64, blocks: usize, byte: u8) -> Write {
     let mut buffer = Buffer::new(blocks * BLOCK);
     buffer[..blocks * BLOCK].fill(byte);
-    Write { token, file: slot, offset: block * BLOCK as u64, len: blocks * BLOCK, buffer }
+    Write { token, file: slot, offset: block * BLOCK as u64, len: blocks * BLOCK, buffer, inline: false }
 }
 
 /// Lets everything finish.
