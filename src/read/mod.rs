@@ -1,5 +1,5 @@
-//! READING: segments a window at a time ([`segment`]), a directory at a glance ([`survey`]), what it means ([`assess`]),
-//! opening it for writing ([`recover`]), records along the live chain ([`cursor`]), and a log that another process may
+//! READING: segments a window at a time ([`segment`]), a directory at a glance ([`survey`]), where the chain begins
+//! ([`start`]), how far it goes ([`walk`]), what stands before ([`settled`]), what it all means ([`assess`]), opening it for writing ([`recover`]), records along the live chain ([`cursor`]), and a log that another process may
 //! be writing ([`reader`]).
 
 pub(crate) mod assess;
@@ -7,4 +7,7 @@ pub(crate) mod cursor;
 pub(crate) mod reader;
 pub(crate) mod recover;
 pub(crate) mod segment;
+pub(crate) mod settled;
+pub(crate) mod start;
 pub(crate) mod survey;
+pub(crate) mod walk;

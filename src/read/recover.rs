@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::assess::{Assessment, Depth, Walk, assess, last_records};
+use super::assess::{Assessment, Depth, assess};
 use super::segment::{Found, Segment};
+use super::settled::last_records;
 use super::survey::{Refusal, Survey};
+use super::walk::Walk;
 use crate::disk::{Access, Buffer, Directory};
 use crate::error::{Damage, OpenError};
 use crate::format::segment::{Name, parse_name, segment_name, spare_name};

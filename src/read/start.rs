@@ -1,0 +1,89 @@
+//! T: where the live chain begins.
+
+use super::segment::Found;
+use super::survey::{Refusal, Seen, Survey, next_lsn};
+use crate::format::{Kind, Verdict};
+use crate::lsn::{Epoch, SegmentId};
+
+/// A start of the chain, or why there is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Start {
+    pub(super) found: Option<Found>,
+    /// An opening without effect whose epoch was used all the same.
+    pub(super) void_used: Option<Found>,
+    pub(super) any_data: bool,
+}
+
+/// The effective cut opening of the greatest epoch, else the first batch of the lowest used segment.
+pub(super) fn find_start(survey: &mut Survey<'_>) -> Result<Start, Refusal> {
+    let mut start = Start::default();
+    let mut cuts: Vec<Found> =
+        survey.segments.values().filter_map(Seen::first).filter(|found| found.header.cut).copied().collect();
+    cuts.sort_by_key(|found| (found.header.epoch, found.header.segment));
+    while let Some(cut) = cuts.pop() {
+        if takes_effect(survey, &cut)? {
+            start.found = Some(cut);
+            return Ok(start);
+        }
+        let epoch = cut.header.epoch;
+        if epoch_was_used(survey, cut.header.segment, Some(epoch))? {
+            start.void_used.get_or_insert(cut);
+        }
+    }
+    let mut lowest = None;
+    let ids: Vec<SegmentId> = survey.segments.keys().copied().collect();
+    for id in ids {
+        if is_used(survey, id)? {
+            lowest = Some(id);
+            break;
+        }
+    }
+    if let Some(id) = lowest
+        && let Verdict::Valid(found) = survey.batch_at(id, 1)?
+        && !found.header.cut
+        && found.header.kind != Kind::Copy
+    {
+        start.found = Some(found);
+        return Ok(start);
+    }
+    start.any_data = epoch_was_used(survey, SegmentId::default(), None)?;
+    Ok(start)
+}
+
+/// Whether a batch of this log stands in a segment.
+fn is_used(survey: &mut Survey<'_>, id: SegmentId) -> Result<bool, Refusal> {
+    let Some(seen) = survey.segments.get(&id) else { return Ok(false) };
+    if seen.first().is_some() {
+        return Ok(true);
+    }
+    let segment = seen.segment.clone();
+    survey.holds_batch(&segment)
+}
+
+/// A cut opening takes effect only with all the copies it announces.
+fn takes_effect(survey: &mut Survey<'_>, cut: &Found) -> Result<bool, Refusal> {
+    let (mut cur, mut restated) = (*cut, cut.header.first.prev());
+    while restated < cut.header.restated_to {
+        match survey.successor(&cur)? {
+            Some(next) if next.header.kind == Kind::Copy => {
+                restated = next_lsn(&next).prev();
+                cur = next;
+            }
+            _ => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a data or seal batch (of `epoch`, if given) stands in `from` or a later segment.
+fn epoch_was_used(survey: &mut Survey<'_>, from: SegmentId, epoch: Option<Epoch>) -> Result<bool, Refusal> {
+    let ids: Vec<SegmentId> = survey.segments.range(from..).map(|(id, _)| *id).collect();
+    for id in ids {
+        let strays = survey.strays(id, 1)?;
+        let used = |found: &Found| matches!(found.header.kind, Kind::Data | Kind::Seal);
+        if strays.found.iter().any(|found| used(found) && epoch.is_none_or(|epoch| found.header.epoch == epoch)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
