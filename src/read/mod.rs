@@ -1,9 +1,12 @@
 //! READING: segments a window at a time ([`segment`]), a directory at a glance ([`survey`]), where the chain begins
-//! ([`start`]), how far it goes ([`walk`]), what stands before ([`settled`]), what it all means ([`assess`]), opening it for writing ([`recover`]), records along the live chain ([`cursor`]), and a log that another process may
-//! be writing ([`reader`]).
+//! ([`start`]), how far it goes ([`walk`]), what stands before ([`settled`]), and what it all means ([`assess`]).
+//!
+//! On top of that: opening for writing ([`recover`] decides, [`opener`] writes), records along the live chain ([`cursor`]),
+//! and a log that another process may be writing ([`reader`]).
 
 pub(crate) mod assess;
 pub(crate) mod cursor;
+pub(crate) mod opener;
 pub(crate) mod reader;
 pub(crate) mod recover;
 pub(crate) mod segment;
