@@ -80,7 +80,7 @@ impl Log {
     /// ([`Options::create`]). Recovers what a crash left: see [`Log::recovery_report`].
     ///
     /// # Errors
-    /// [`OpenError`]: held by another writer, damaged, missing, and so on; each names the path and what to do.
+    /// [`OpenError`](crate::OpenError): held by another writer, damaged, missing, and so on; each names the path and what to do.
     ///
     /// # Cancel safety
     /// Dropping the future lets the opening end in the background, and closes the log.
