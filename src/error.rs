@@ -100,6 +100,16 @@ impl IoFailure {
     }
 }
 
+impl IoFailure {
+    /// Whether it ends by itself when others give something back: space, descriptors, memory.
+    pub(crate) fn is_shortage(&self) -> bool {
+        const ENOMEM: i32 = 12;
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        self.is_no_space() || matches!(self.errno, ENOMEM | ENFILE | EMFILE)
+    }
+}
+
 impl fmt::Display for IoFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path.display(), self.op)?;

@@ -135,6 +135,11 @@ impl BufferPool {
         }
     }
 
+    /// How many bytes may still be taken.
+    pub(crate) fn left_bytes(&self) -> usize {
+        self.bytes_max.saturating_sub(self.in_use)
+    }
+
     /// How many bytes of buffers are taken and not yet put back.
     pub(crate) fn in_use_bytes(&self) -> usize {
         self.in_use

@@ -36,7 +36,7 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// Where the second line begins, and the text's whole length.
 const LOG_LINE: usize = "pid \n".len() + 10 + 1 + 20;
-const TEXT_LEN: usize = LOG_LINE + "log \n".len() + 32;
+const TEXT_LEN: usize = LOG_LINE + "log  \n".len() + 32 + 8;
 
 /// The held lock. It is let go when this and every duplicate of the descriptor are closed.
 ///
@@ -107,14 +107,24 @@ impl RealDirectory {
 pub(super) fn recorded_log_id(dir: &RealDirectory) -> Result<Option<LogId>, IoFailure> {
     let Some(fd) = open_to_read(dir)? else { return Ok(None) };
     let text = read_text(&fd).map_err(|errno| dir.failed(Op::Read, LOCK, errno))?;
-    Ok(text.get(LOG_LINE..).and_then(|line| LogId::parse(line.strip_prefix("log ")?.strip_suffix('\n')?)))
+    Ok(text.get(LOG_LINE..).and_then(parse_log_line))
+}
+
+/// The log id with a CRC behind it: a line that rotted must not condemn every segment as another log's.
+fn log_line(log_id: LogId) -> String {
+    format!("log {log_id} {:08x}\n", crc32fast::hash(&log_id.bytes()))
+}
+
+fn parse_log_line(line: &str) -> Option<LogId> {
+    let (id, _) = line.strip_prefix("log ")?.split_once(' ')?;
+    LogId::parse(id).filter(|log_id| log_line(*log_id) == line)
 }
 
 /// Records the log id durably: bytes, then the name.
 pub(super) fn record_log_id(dir: &RealDirectory, log_id: LogId) -> Result<(), IoFailure> {
     let failed = |errno| dir.failed(Op::Lock, LOCK, errno);
     let fd = dir.open_regular(LOCK, OFlag::O_RDWR).map_err(failed)?;
-    write_at(&fd, format!("log {log_id}\n").as_bytes(), LOG_LINE).map_err(failed)?;
+    write_at(&fd, log_line(log_id).as_bytes(), LOG_LINE).map_err(failed)?;
     fdatasync(&fd).map_err(|errno| dir.failed(Op::Sync, LOCK, errno))?;
     dir.sync()
 }

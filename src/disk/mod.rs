@@ -140,6 +140,7 @@ pub(crate) trait SegmentFile: Send + Sync + fmt::Debug {
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
     /// The number by which the simulated disk knows this file; `None` for a real one.
+    #[cfg(any(test, feature = "sim"))]
     fn sim_inode(&self) -> Option<u64> {
         None
     }
@@ -231,6 +232,11 @@ pub(crate) trait Disk {
     /// With `wakeable` false the caller has no use for wake-ups while a write is in flight: the disk may sleep until a
     /// write finishes, and the wake-up stays pending in `notify`.
     fn wait(&mut self, notify: &Notify, wakeable: bool, timeout: Option<Duration>);
+
+    /// Whether writes that were reported as failed may still be on their way: the lock must not be let go by hand then.
+    fn in_doubt(&self) -> bool {
+        false
+    }
 
     /// How many writes were submitted and not yet reaped.
     fn in_flight(&self) -> usize;

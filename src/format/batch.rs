@@ -219,8 +219,11 @@ impl BatchHeader {
         let flags =
             (!self.cut || self.kind == Kind::Opening && self.block == 1) && (!self.close || self.kind == Kind::Seal);
         let fits = u64::from(self.records_bytes) >= u64::from(self.count) * super::RECORD_HEADER_BYTES as u64;
-        let position = self.block >= 1 && self.first >= Lsn::FIRST && self.durable < self.first;
-        records && flags && fits && position
+        // Backward walks end because every link leads strictly back.
+        let back = self.link.is_none_or(|link| (link.segment, link.block) < (self.segment, self.block));
+        let position = back && self.block >= 1 && self.first >= Lsn::FIRST && self.durable < self.first;
+        let bounded = self.records_bytes as usize <= super::RECORDS_BYTES_MAX;
+        records && flags && fits && position && bounded
     }
 
     /// Whether the whole batch, which begins at the start of `bytes`, is what this header says: records, digest, padding.

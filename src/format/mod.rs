@@ -89,6 +89,12 @@ pub(crate) const BATCH_HEADER_BYTES: usize = batch::CRC.end;
 /// Bytes of a record before its payload.
 pub(crate) const RECORD_HEADER_BYTES: usize = 12;
 
+/// The most bytes of records that a batch may claim: the largest record that the options allow, with its header.
+pub(crate) const RECORDS_BYTES_MAX: usize = record_bytes(1 << 30);
+
+/// The longest segment that the options allow, in bytes.
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 16 << 30;
+
 /// The unit in which a device tears writes.
 pub(crate) const SECTOR_BYTES: usize = 512;
 

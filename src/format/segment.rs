@@ -73,6 +73,7 @@ impl SegmentHeader {
             && (512..=65536).contains(&block_bytes)
             && get_u32(block, RESERVED) == 0
             && get_u64(block, SEGMENT_BYTES).is_multiple_of(u64::from(block_bytes))
+            && get_u64(block, SEGMENT_BYTES) <= super::SEGMENT_BYTES_MAX
             && is_zero(block.get(padding).unwrap_or_default());
         let blocks = get_u64(block, SEGMENT_BYTES).checked_div(u64::from(block_bytes)).map(u32::try_from);
         match blocks {

@@ -166,6 +166,8 @@ impl Hosted {
             nonce: chain.nonce,
             record_bytes_max: limits.record_bytes_max,
             group_bytes_max: limits.group_bytes_max(),
+            block_bytes: limits.block_bytes,
+            buffer_bytes: limits.batch_bytes,
         });
         let shared = Arc::new(Shared {
             dir,

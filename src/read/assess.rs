@@ -84,6 +84,11 @@ pub(crate) fn assess(survey: &mut Survey<'_>, depth: Depth) -> Result<Assessment
         first: found.header.first,
         last: found.header.restated_to,
     });
+    if start.found.is_none()
+        && let Some(id) = survey.segments.keys().next()
+    {
+        spot = spot.or(Some(Spot { segment: *id, block: 1, first: Lsn::FIRST, last: Lsn::MAX }));
+    }
     if let Some(start) = start.found {
         let broken = verdict.follow(survey, &start, depth, &mut facts)?;
         spot = spot.or(broken);

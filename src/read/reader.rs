@@ -7,10 +7,11 @@ use super::assess::{Assessment, Depth, assess};
 use super::cursor::{Record, Records, clip};
 use super::segment::Window;
 use super::survey::{Refusal, Survey};
-use crate::disk::Access;
 use crate::disk::file::RealDirectory;
+use crate::disk::{Access, Directory};
 use crate::error::{Damage, OpenError, ReadError};
 use crate::format::Verdict;
+use crate::format::segment::{Name, parse_name};
 use crate::journal::recovery::{Outcome, Row};
 use crate::lsn::{Epoch, LogId, Lsn, SegmentId};
 use crate::runtime::index::Index;
@@ -173,6 +174,10 @@ pub enum State {
 pub fn verify(path: impl AsRef<Path>) -> Result<Verification, OpenError> {
     let dir = RealDirectory::open(path.as_ref(), false)?;
     let (verdict, writer) = judge(&dir, Depth::Whole)?;
+    if verdict.row == Row::R2New && dir.list()?.iter().any(|entry| parse_name(&entry.name) == Name::Unknown) {
+        let what = "not a log: it holds other files and no segment";
+        return Err(OpenError::NotALog { path: path.as_ref().to_path_buf(), what });
+    }
     let state = match (verdict.row, verdict.damage) {
         (_, Some(damage)) => State::Damaged(damage),
         (Row::R2New, None) => State::Empty,

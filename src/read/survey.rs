@@ -8,7 +8,7 @@ use super::segment::{Found, Segment, Window};
 use crate::disk::{Access, Buffer, Directory, EntryKind};
 use crate::error::{IoFailure, OpenError};
 use crate::format::segment::{Name, SEGMENT_HEADER_BYTES, parse_name};
-use crate::format::{Kind, SegmentHeader, Verdict, batch_blocks};
+use crate::format::{Kind, SEGMENT_BYTES_MAX, SegmentHeader, Verdict, batch_blocks};
 use crate::lsn::{LogId, Lsn, SegmentId};
 use crate::seeded;
 
@@ -158,6 +158,9 @@ impl<'a> Survey<'a> {
             }
             verdict => {
                 let bytes = file.len()?;
+                if bytes > SEGMENT_BYTES_MAX {
+                    return Err(Refusal::NotALog { path, what: "larger than any segment" });
+                }
                 let log_id = self.log_id.unwrap_or(LogId::new([0; 16]));
                 let blocks = u32::try_from(bytes / u64::from(align)).unwrap_or(u32::MAX);
                 let header = SegmentHeader { log_id, id, block_bytes: align, blocks, created_ns: 0 };

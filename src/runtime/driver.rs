@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -94,16 +95,17 @@ impl Driver {
                 tenant.request_segment(key, now, &*self.workshop, &self.inbox);
             }
             pause.wakeable |= tenant.journal.has_slot();
+            pause.until = pause.until.into_iter().chain(tenant.retry_due()).min();
             match next {
                 Next::Wait(due) => pause.until = pause.until.into_iter().chain(due).min(),
                 _ => self.retire(key),
             }
         }
         if self.disk.blocks() {
-            self.woken.drain(..).for_each(Waker::wake);
+            wake_all(&mut self.woken);
         }
         self.disk.kick();
-        self.woken.drain(..).for_each(Waker::wake);
+        wake_all(&mut self.woken);
         pause
     }
 
@@ -212,8 +214,11 @@ impl Driver {
             self.disk.detach(slot);
         }
         if let Some(lock) = tenant.lock.take() {
-            // The ring may keep the file a little longer; the lock itself must be free when `close` resolves.
-            lock.release();
+            // The ring may keep the file a little longer; the lock itself must be free when `close` resolves, unless a
+            // broken ring may still write.
+            if !self.disk.in_doubt() {
+                lock.release();
+            }
         }
         tenant.shared.finish(End::Closed, &mut self.woken);
         tenant.shared.release(&mut self.woken);
@@ -231,13 +236,16 @@ impl Driver {
             locks.extend(tenant.lock.take());
         }
         let mut woken = std::mem::take(&mut self.woken);
-        woken.drain(..).for_each(Waker::wake);
+        wake_all(&mut woken);
+        let in_doubt = self.disk.in_doubt();
         // Ends what is in flight; also drops the logs that nobody took up, whose openers are told by their channel.
         drop(self);
         // As in `retire`: the ring may keep their files a little longer.
-        locks.into_iter().for_each(Lock::release);
+        if !in_doubt {
+            locks.into_iter().for_each(Lock::release);
+        }
         shared.iter().for_each(|shared| shared.release(&mut woken));
-        woken.drain(..).for_each(Waker::wake);
+        wake_all(&mut woken);
     }
 }
 
@@ -401,7 +409,7 @@ impl Tenant {
             Preparing::Nothing => true,
             Preparing::One => false,
             // Not before a while has passed, and only when somebody was refused for it.
-            Preparing::Failed { at } => std::mem::take(&mut self.retry_wanted) && now >= at + RETRY,
+            Preparing::Failed { at } => now >= at + RETRY && std::mem::take(&mut self.retry_wanted),
         };
         if due && !self.poisoned && self.shared.stage.segments_wanted() > 0 {
             self.preparing = Preparing::One;
@@ -413,6 +421,14 @@ impl Tenant {
                 spare: self.spares.pop(),
                 inbox: inbox.clone(),
             });
+        }
+    }
+
+    /// When a segment is to be tried again for which somebody was refused.
+    fn retry_due(&self) -> Option<Duration> {
+        match self.preparing {
+            Preparing::Failed { at } if self.retry_wanted && !self.poisoned => Some(at + RETRY),
+            _ => None,
         }
     }
 
@@ -435,13 +451,22 @@ impl Tenant {
                     blocks: header.blocks,
                 });
             }
-            // A device's flush is everybody's: one that failed for the helper may have dropped what this log wrote.
-            Err(failure) if failure.op == Op::Sync => self.poison(Cause::Io(failure), woken),
+            // A device's flush is everybody's: one that failed for the helper may have dropped what this log wrote. And a
+            // disk that fails otherwise than by a shortage is not one to go on with.
+            Err(failure) if !failure.is_shortage() => self.poison(Cause::Io(failure), woken),
             Err(failure) => {
                 self.preparing = Preparing::Failed { at: now };
                 self.shared.stage.set_no_space(failure);
             }
         }
+    }
+}
+
+/// Wakes everybody, also behind a waker that panics: the others lost their places when they were collected.
+fn wake_all(woken: &mut Vec<Waker>) {
+    for waker in woken.drain(..) {
+        // The panic was reported by its hook; it is its owner's to mend.
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
     }
 }
 

@@ -60,6 +60,7 @@ impl Durable {
     }
 
     /// How the log ended, if it did.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn end(&self) -> Option<End> {
         lock(&self.inner).end.clone()
     }

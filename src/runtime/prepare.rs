@@ -32,18 +32,16 @@ pub(crate) fn prepare(
         Some(_) => reuse(dir, header, &name),
         None => create(dir, header, &name),
     };
-    let named = prepared.and_then(|_| {
-        dir.rename(&name, &segment_name(header.id))?;
-        dir.sync()
-    });
-    match named {
-        Ok(()) => dir.open(&segment_name(header.id), crate::disk::Access::ReadWrite),
-        Err(failure) => {
-            // Best effort: the failure that matters is the first one.
-            let _ = dir.remove(&name);
-            Err(failure)
-        }
-    }
+    let named = segment_name(header.id);
+    // Best effort at each failure: the one that matters is the first, and what is left under the name that it had at
+    // that moment would stand in the way of the next try.
+    let forget = |name: &str, failure| {
+        let _ = dir.remove(name);
+        failure
+    };
+    prepared.and_then(|()| dir.rename(&name, &named)).map_err(|failure| forget(&name, failure))?;
+    let opened = dir.sync().and_then(|()| dir.open(&named, crate::disk::Access::ReadWrite));
+    opened.map_err(|failure| forget(&named, failure))
 }
 
 fn create(dir: &dyn Directory, header: &SegmentHeader, name: &str) -> Result<(), IoFailure> {

@@ -14,7 +14,7 @@ use super::durable::End;
 use super::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::disk::{Buffer, BufferPool, Notify};
 use crate::error::{AppendError, Cause, IoFailure};
-use crate::format::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, RecordCrc, record, record_bytes};
+use crate::format::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, RecordCrc, batch_bytes, record, record_bytes};
 use crate::journal::{Batcher, Placing, Shape, Space, Staged};
 use crate::lsn::{LogId, Lsn};
 
@@ -65,6 +65,9 @@ pub(crate) struct Stage {
     nonce: u64,
     record_bytes_max: usize,
     group_bytes_max: usize,
+    block_bytes: u32,
+    /// The size of a staging buffer.
+    buffer_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -106,6 +109,8 @@ pub(crate) struct Parts {
     pub(crate) nonce: u64,
     pub(crate) record_bytes_max: usize,
     pub(crate) group_bytes_max: usize,
+    pub(crate) block_bytes: u32,
+    pub(crate) buffer_bytes: usize,
 }
 
 impl Stage {
@@ -130,6 +135,8 @@ impl Stage {
             nonce: parts.nonce,
             record_bytes_max: parts.record_bytes_max,
             group_bytes_max: parts.group_bytes_max,
+            block_bytes: parts.block_bytes,
+            buffer_bytes: parts.buffer_bytes,
         }
     }
 
@@ -175,25 +182,19 @@ impl Stage {
     ) -> Outcome {
         let mut inner = lock(&self.inner);
         let mine = turn.as_ref().and_then(|(turn, _)| turn.0);
-        let outcome = if inner.queue.front().is_some_and(|(head, _)| Some(*head) != mine) && inner.refusal().is_none() {
-            Outcome::NoRoom
-        } else {
-            inner.stage(entry, buffer)
-        };
-        if outcome == Outcome::NoRoom {
-            if let Some((turn, waker)) = turn {
-                inner.queue_up(turn, waker);
-            }
-        } else if let Some((turn, _)) = turn {
-            inner.leave_queue(turn);
+        // Who brings a buffer waits behind nobody: the others may be waiting for that very memory.
+        let brings = buffer.is_some();
+        let behind = !brings && inner.queue.front().is_some_and(|(head, _)| Some(*head) != mine);
+        let outcome = if behind && inner.refusal().is_none() { Outcome::NoRoom } else { inner.stage(entry, buffer) };
+        let served = outcome != Outcome::NoRoom;
+        match turn {
+            Some((turn, waker)) if !served => inner.queue_up(turn, waker, brings),
+            Some((turn, _)) => inner.leave_queue(turn),
+            None => {}
         }
-        let next = if matches!(outcome, Outcome::Staged(_)) {
-            inner.queue.front().map(|(_, waker)| waker.clone())
-        } else {
-            None
-        };
+        let next = if served { inner.queue.front().map(|(_, waker)| waker.clone()) } else { None };
         self.release(inner);
-        // The next in line may fit too: each that is served wakes the one behind it.
+        // The next in line may fit too, or be refused too: each that leaves wakes the one behind it.
         if let Some(waker) = next {
             waker.wake();
         }
@@ -221,13 +222,13 @@ impl Stage {
             return Err(refusal);
         }
         let mine = turn.as_ref().and_then(|(turn, _)| turn.0);
-        let buffer = if inner.queue.front().is_some_and(|(head, _)| Some(*head) != mine) {
-            None
-        } else {
-            inner.pool.take(BATCH_HEADER_BYTES + record_bytes(len))
-        };
+        let bytes = batch_bytes(record_bytes(len), self.block_bytes);
+        let behind = inner.queue.front().is_some_and(|(head, _)| Some(*head) != mine);
+        // One staging buffer is always left for those who bring none: slots may be held for ever.
+        let spared = inner.pool.left_bytes() >= bytes.max(self.buffer_bytes).saturating_add(self.buffer_bytes);
+        let buffer = if behind || !spared { None } else { inner.pool.take(bytes) };
         match (&buffer, turn) {
-            (None, Some((turn, waker))) => inner.queue_up(turn, waker),
+            (None, Some((turn, waker))) => inner.queue_up(turn, waker, false),
             (Some(_), Some((turn, _))) => inner.leave_queue(turn),
             _ => {}
         }
@@ -309,10 +310,14 @@ impl Stage {
         if inner.open.is_some() || !inner.closed.is_empty() {
             return None;
         }
-        let shape = inner.batcher.place_empty()?;
-        // Seals are not under the bound: at most one is in flight, and it must not wait for room.
-        let buffer = inner.pool.take(shape.bytes()).unwrap_or_else(|| Buffer::new(shape.bytes()));
-        Some((shape, buffer))
+        let buffer = inner.pool.take(self.block_bytes as usize)?;
+        match inner.batcher.place_empty() {
+            Some(shape) => Some((shape, buffer)),
+            None => {
+                inner.pool.put(buffer);
+                None
+            }
+        }
     }
 
     /// A completed batch's buffer comes back.
@@ -426,7 +431,8 @@ impl Inner {
         }
     }
 
-    fn queue_up(&mut self, turn: &mut Turn, waker: &Waker) {
+    /// Queues an appender up: at the end, or before everybody if it holds memory that others wait for.
+    fn queue_up(&mut self, turn: &mut Turn, waker: &Waker, first: bool) {
         match turn.0 {
             Some(mine) => {
                 if let Some((_, queued)) = self.queue.iter_mut().find(|(queued, _)| *queued == mine) {
@@ -435,7 +441,12 @@ impl Inner {
             }
             None => {
                 turn.0 = Some(self.next_turn);
-                self.queue.push_back((self.next_turn, waker.clone()));
+                let entry = (self.next_turn, waker.clone());
+                if first {
+                    self.queue.push_front(entry)
+                } else {
+                    self.queue.push_back(entry)
+                }
                 self.next_turn += 1;
             }
         }

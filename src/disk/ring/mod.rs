@@ -280,6 +280,10 @@ impl Disk for RingDisk {
         self.queue.push_back(Todo::Write { index, offset: 0, len });
     }
 
+    fn in_doubt(&self) -> bool {
+        self.broken.is_some()
+    }
+
     fn blocks(&self) -> bool {
         self.inline.is_some()
     }
