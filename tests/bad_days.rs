@@ -1,7 +1,7 @@
 //! Bad days: everything that goes wrong around a log ends in a typed error, one line that names the path, the cause and
 //! what to do; nothing is lost, nothing panics, and what was refused changed no byte.
 #![expect(clippy::cast_possible_truncation, reason = "small numbers")]
-#![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
 mod common {
     #![allow(dead_code, reason = "each test uses its part")]

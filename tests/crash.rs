@@ -1,7 +1,7 @@
 //! Kill -9: a writer in a process of its own is killed at random moments, again and again on the same log, and a witness
 //! in another process knows what was acknowledged. `RINGWAL_KILLS=1000` for more than the default 100.
 #![expect(clippy::cast_possible_truncation, reason = "small numbers")]
-#![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
 mod common {
     #![allow(dead_code, reason = "each test uses its part")]

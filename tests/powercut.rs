@@ -2,7 +2,7 @@
 //! would stand after a cut at any of them. `RINGWAL_CUTS=2000` for so many on ext4 and xfs each; the default is a few on
 //! ext4. A writer that acknowledges too early must be caught by the same rig, or its silence means nothing.
 #![expect(clippy::cast_possible_truncation, reason = "small numbers")]
-#![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
 mod common {
     #![allow(dead_code, reason = "each test uses its part")]

@@ -1,5 +1,5 @@
 //! A writer killed over a stalled disk: its process is gone, its last write is not, and so the lock must not be either.
-#![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
 mod common {
     #![allow(dead_code, reason = "each test uses its part")]

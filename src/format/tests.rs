@@ -91,6 +91,9 @@ fn header() -> impl Strategy<Value = BatchHeader> {
         let (log_id, epoch, nonce, segment, block) = identity;
         let (durable, trim, restated_to, term) = claims;
         let cut = flag && kind == Kind::Opening;
+        let block = if cut { 1 } else { block };
+        // Links lead strictly back.
+        let link = link.filter(|link| (link.segment.get(), link.block) < (segment, block));
         BatchHeader {
             kind,
             cut,
@@ -99,7 +102,7 @@ fn header() -> impl Strategy<Value = BatchHeader> {
             epoch: Epoch::new(epoch),
             nonce,
             segment: SegmentId::new(segment),
-            block: if cut { 1 } else { block },
+            block,
             records_bytes: 0,
             first: Lsn::new(first),
             count: 0,
@@ -128,6 +131,15 @@ fn full_batch() -> impl Strategy<Value = Written> {
 
 proptest! {
     #![proptest_config(cases(1024))]
+
+    #[test]
+    fn a_link_that_leads_nowhere_back_is_bad(header in header(), further in 0..9u32) {
+        let (segment, block) = (header.segment, header.block.saturating_add(further));
+        let header = BatchHeader { link: Some(Link { segment, block, crc: 1 }), ..header };
+        let mut bytes = vec![0; 512];
+        header.encode(&mut bytes);
+        prop_assert_eq!(BatchHeader::decode(&bytes, header.log_id, header.segment, header.block), Verdict::Bad);
+    }
 
     #[test]
     fn a_batch_reads_back_as_it_was_written(batch in batch()) {

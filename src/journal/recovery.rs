@@ -17,7 +17,7 @@
 //! | R6-damage | no T, but data or seals | damage |
 //! | R7 | a link behind T fails at or above the trim LSN | damage |
 //! | R8 | evidence claims D > n | damage |
-//! | R9 | evidence: a data or seal batch of an epoch above `cur`'s | damage |
+//! | R9 | evidence: a data or seal batch of an epoch above `cur`'s, or of `cur`'s under another nonce | damage |
 //! | R10 | `cur` is a close seal | clean: continue in place |
 //! | R11 | nothing behind X | unsealed: keep all, cut opening |
 //! | R12 | anything else | torn: keep ..n, cut opening |
@@ -48,7 +48,7 @@ pub(crate) struct Facts {
     pub(crate) link_broken: bool,
     /// Evidence claims D > n.
     pub(crate) claim_beyond: bool,
-    /// Evidence holds a data or seal batch of an epoch above `cur`'s.
+    /// Evidence holds a data or seal batch of an epoch above `cur`'s, or of `cur`'s under another nonce.
     pub(crate) later_epoch: bool,
     /// `cur` is a close seal.
     pub(crate) closed: bool,

@@ -222,7 +222,10 @@ impl Assessment {
                 evidence.trim = evidence.trim.max(header.trim);
                 evidence.claim_beyond |= header.durable > walk.n;
                 let used = matches!(header.kind, Kind::Data | Kind::Seal);
-                evidence.later_epoch |= used && header.epoch > walk.cur.header.epoch;
+                // An epoch number is taken once: one nonce too many says that this batch's own opening is gone.
+                let (epoch, nonce) = (walk.cur.header.epoch, walk.cur.header.nonce);
+                let unopened = header.epoch > epoch || header.epoch == epoch && header.nonce != nonce;
+                evidence.later_epoch |= used && unopened;
                 evidence.claim_beyond |= seeded::is("exist") && id > walk.cur.header.segment;
             }
         }

@@ -9,6 +9,7 @@ pub(crate) mod driver;
 pub(crate) mod durable;
 pub(crate) mod index;
 pub(crate) mod prepare;
+mod queue;
 pub(crate) mod stage;
 pub(crate) mod sync;
 pub(crate) mod threads;

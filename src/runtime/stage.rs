@@ -5,12 +5,15 @@
 //! ring thread takes whole batches. While a flush is in flight nobody is woken for a new record: the ring thread asks to
 //! be woken (`wake_wanted`, under the same lock) only when it found nothing to do.
 //!
-//! At the memory bound, or while no segment is ready, appenders wait their turn in a queue, first come first served.
+//! At the memory bound, or while no segment is ready, appenders wait their turn in a queue, first come first served. Who
+//! needs a buffer of its own (a large record, a slot) waits in another queue, so that a slot held for ever blocks nobody.
 
 use std::collections::VecDeque;
 use std::task::Waker;
 
 use super::durable::End;
+use super::queue::Queue;
+pub(crate) use super::queue::Turn;
 use super::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::disk::{Buffer, BufferPool, Notify};
 use crate::error::{AppendError, Cause, IoFailure};
@@ -52,10 +55,6 @@ pub(crate) enum Outcome {
     Refused(AppendError),
 }
 
-/// A future's place in the queue for room.
-#[derive(Debug, Default)]
-pub(crate) struct Turn(Option<u64>);
-
 /// One log's staging area.
 #[derive(Debug)]
 pub(crate) struct Stage {
@@ -78,8 +77,11 @@ struct Inner {
     /// Closed batches, oldest first.
     closed: VecDeque<(Shape, Buffer)>,
     pool: BufferPool,
-    queue: VecDeque<(u64, Waker)>,
-    next_turn: u64,
+    /// Who waits for a place.
+    queue: Queue,
+    /// Who waits for a buffer of its own; those whom a slot held for ever keeps waiting are all here.
+    buffer_queue: Queue,
+    next_ticket: u64,
     /// The ring thread found nothing to do and wants to hear of the next record.
     wake_wanted: bool,
     /// Nothing more is taken.
@@ -120,8 +122,9 @@ impl Stage {
             open: None,
             closed: VecDeque::new(),
             pool: parts.pool,
-            queue: VecDeque::new(),
-            next_turn: 0,
+            queue: Queue::default(),
+            buffer_queue: Queue::default(),
+            next_ticket: 0,
             wake_wanted: false,
             closing: false,
             end: None,
@@ -181,18 +184,17 @@ impl Stage {
         turn: Option<(&mut Turn, &Waker)>,
     ) -> Outcome {
         let mut inner = lock(&self.inner);
-        let mine = turn.as_ref().and_then(|(turn, _)| turn.0);
         // Who brings a buffer waits behind nobody: the others may be waiting for that very memory.
         let brings = buffer.is_some();
-        let behind = !brings && inner.queue.front().is_some_and(|(head, _)| Some(*head) != mine);
+        let behind = !brings && inner.queue.is_behind(turn.as_ref().map(|(turn, _)| &**turn));
         let outcome = if behind && inner.refusal().is_none() { Outcome::NoRoom } else { inner.stage(entry, buffer) };
         let served = outcome != Outcome::NoRoom;
         match turn {
             Some((turn, waker)) if !served => inner.queue_up(turn, waker, brings),
-            Some((turn, _)) => inner.leave_queue(turn),
+            Some((turn, _)) => inner.queue.leave(turn),
             None => {}
         }
-        let next = if served { inner.queue.front().map(|(_, waker)| waker.clone()) } else { None };
+        let next = if served { inner.queue.head() } else { None };
         self.release(inner);
         // The next in line may fit too, or be refused too: each that leaves wakes the one behind it.
         if let Some(waker) = next {
@@ -221,18 +223,17 @@ impl Stage {
         if let Some(refusal) = inner.refusal() {
             return Err(refusal);
         }
-        let mine = turn.as_ref().and_then(|(turn, _)| turn.0);
         let bytes = batch_bytes(record_bytes(len), self.block_bytes);
-        let behind = inner.queue.front().is_some_and(|(head, _)| Some(*head) != mine);
+        let behind = inner.buffer_queue.is_behind(turn.as_ref().map(|(turn, _)| &**turn));
         // One staging buffer is always left for those who bring none: slots may be held for ever.
         let spared = inner.pool.left_bytes() >= bytes.max(self.buffer_bytes).saturating_add(self.buffer_bytes);
         let buffer = if behind || !spared { None } else { inner.pool.take(bytes) };
         match (&buffer, turn) {
-            (None, Some((turn, waker))) => inner.queue_up(turn, waker, false),
-            (Some(_), Some((turn, _))) => inner.leave_queue(turn),
+            (None, Some((turn, waker))) => inner.queue_up_for_buffer(turn, waker),
+            (Some(_), Some((turn, _))) => inner.buffer_queue.leave(turn),
             _ => {}
         }
-        let next = if buffer.is_some() { inner.queue.front().map(|(_, waker)| waker.clone()) } else { None };
+        let next = if buffer.is_some() { inner.buffer_queue.head() } else { None };
         drop(inner);
         if let Some(waker) = next {
             waker.wake();
@@ -243,16 +244,13 @@ impl Stage {
     /// Leaves the queue: the future was dropped. Whoever becomes the head is woken, for the wake-up may have been lost on
     /// the one who left.
     pub(crate) fn forget(&self, turn: &mut Turn) {
-        if turn.0.is_none() {
+        if turn.is_free() {
             return;
         }
         let mut inner = lock(&self.inner);
-        inner.leave_queue(turn);
-        let next = inner.queue.front().map(|(_, waker)| waker.clone());
-        drop(inner);
-        if let Some(waker) = next {
-            waker.wake();
-        }
+        inner.queue.leave(turn);
+        inner.buffer_queue.leave(turn);
+        self.wake_heads(inner);
     }
 
     /// The last LSN that was handed out.
@@ -270,9 +268,9 @@ impl Stage {
         let mut inner = lock(&self.inner);
         inner.closing = true;
         inner.wake_wanted = true;
-        let queue = std::mem::take(&mut inner.queue);
+        let queues = [std::mem::take(&mut inner.queue), std::mem::take(&mut inner.buffer_queue)];
         self.release(inner);
-        queue.into_iter().for_each(|(_, waker)| waker.wake());
+        queues.into_iter().for_each(|mut queue| queue.drain().for_each(Waker::wake));
     }
 
     /// What there is to do. With `wake` the ring thread asks to be woken at the next record if there is nothing now.
@@ -324,7 +322,7 @@ impl Stage {
     pub(crate) fn give_back(&self, buffer: Buffer) {
         let mut inner = lock(&self.inner);
         inner.pool.put(buffer);
-        self.wake_head(inner);
+        self.wake_heads(inner);
     }
 
     /// A segment is ready.
@@ -332,29 +330,29 @@ impl Stage {
         let mut inner = lock(&self.inner);
         inner.no_space = None;
         inner.batcher.add_ready(space);
-        self.wake_head(inner);
+        self.wake_heads(inner);
     }
 
     /// No segment could be prepared: whoever needs one is refused from now on, until one is ready.
     pub(crate) fn set_no_space(&self, failure: IoFailure) {
         let mut inner = lock(&self.inner);
         inner.no_space = Some(failure);
-        self.wake_head(inner);
+        self.wake_heads(inner);
     }
 
-    fn wake_head(&self, inner: MutexGuard<'_, Inner>) {
-        let head = inner.queue.front().map(|(_, waker)| waker.clone());
+    /// Whoever is next in either queue may fit now.
+    fn wake_heads(&self, inner: MutexGuard<'_, Inner>) {
+        let heads = [inner.queue.head(), inner.buffer_queue.head()];
         drop(inner);
-        if let Some(waker) = head {
-            waker.wake();
-        }
+        heads.into_iter().flatten().for_each(Waker::wake);
     }
 
     /// The log ended: what is staged will never be written; everybody in the queue is woken to be told.
     pub(crate) fn finish(&self, end: End, woken: &mut Vec<Waker>) {
         let mut inner = lock(&self.inner);
         inner.end.get_or_insert(end);
-        woken.extend(inner.queue.drain(..).map(|(_, waker)| waker));
+        woken.extend(inner.queue.drain());
+        woken.extend(inner.buffer_queue.drain());
     }
 }
 
@@ -433,30 +431,10 @@ impl Inner {
 
     /// Queues an appender up: at the end, or before everybody if it holds memory that others wait for.
     fn queue_up(&mut self, turn: &mut Turn, waker: &Waker, first: bool) {
-        match turn.0 {
-            Some(mine) => {
-                if let Some((_, queued)) = self.queue.iter_mut().find(|(queued, _)| *queued == mine) {
-                    queued.clone_from(waker);
-                }
-            }
-            None => {
-                turn.0 = Some(self.next_turn);
-                let entry = (self.next_turn, waker.clone());
-                if first {
-                    self.queue.push_front(entry)
-                } else {
-                    self.queue.push_back(entry)
-                }
-                self.next_turn += 1;
-            }
-        }
+        self.queue.queue_up(turn, waker, first, &mut self.next_ticket);
     }
 
-    fn leave_queue(&mut self, turn: &mut Turn) {
-        if let Some(mine) = turn.0.take()
-            && let Some(at) = self.queue.iter().position(|(queued, _)| *queued == mine)
-        {
-            self.queue.remove(at);
-        }
+    fn queue_up_for_buffer(&mut self, turn: &mut Turn, waker: &Waker) {
+        self.buffer_queue.queue_up(turn, waker, false, &mut self.next_ticket);
     }
 }

@@ -476,6 +476,10 @@ impl<'a> World<'a> {
         }
         let before = self.sim.hash();
         let verdict = judge(&self.sim, true);
+        if std::env::var_os("RINGWAL_SIM_SEED").is_some() {
+            println!("rot {what} of {name}, {claimed} claimed: {verdict:?}");
+            batches(&self.sim).iter().for_each(|batch| println!("{}", batch.text));
+        }
         let seed = self.rng.next_u64();
         let opened = match &verdict {
             Ok(verdict) => {
