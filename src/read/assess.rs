@@ -90,8 +90,8 @@ pub(crate) fn assess(survey: &mut Survey<'_>, depth: Depth) -> Result<Assessment
         spot = spot.or(Some(Spot { segment: *id, block: 1, first: Lsn::FIRST, last: Lsn::MAX }));
     }
     if let Some(start) = start.found {
-        let broken = verdict.follow(survey, &start, depth, &mut facts)?;
-        spot = spot.or(broken);
+        let end = verdict.follow(survey, &start, depth, &mut facts)?;
+        spot = spot.or(Some(end));
     }
     if let Some(bad) = survey.bad.iter().find(|bad| bad.damaged || bad.id <= verdict.used_max) {
         facts.bad_segment = true;
@@ -130,14 +130,14 @@ impl Assessment {
         }
     }
 
-    /// Walks from `start`, weighs what stands off the walk, and checks the links behind it.
+    /// Walks from `start`, weighs what stands off the walk, and checks the links behind it. Tells where damage would be.
     fn follow(
         &mut self,
         survey: &mut Survey<'_>,
         start: &Found,
         depth: Depth,
         facts: &mut Facts,
-    ) -> Result<Option<Spot>, Refusal> {
+    ) -> Result<Spot, Refusal> {
         let mut walk = match depth {
             Depth::Tail => walk_from_anchor(survey, start)?,
             Depth::Whole => walk(survey, start)?,
@@ -188,7 +188,7 @@ impl Assessment {
             facts.link_broken = !missing;
         }
         self.walk = Some(walk);
-        Ok(Some(spot))
+        Ok(spot)
     }
 
     /// Scans what the walk does not cover.
@@ -197,12 +197,13 @@ impl Assessment {
         let ends = ends_of(survey, walk)?;
         let from = if seeded::is("stale-evidence") { SegmentId::default() } else { walk.path[0].id };
         let ids: Vec<SegmentId> = survey.segments.range(from..).map(|(id, _)| *id).collect();
+        // Behind a close seal with nothing after it there was nothing in flight: ready segments need not be read to
+        // their end at every opening.
+        let may_skip = depth == Depth::Tail && walk.cur.header.close && Self::has_room_behind(survey, walk);
         for id in ids {
             let walked = ends.iter().find(|(walked, _)| *walked == id).map(|(_, end)| *end);
-            // Behind a close seal with nothing after it there was nothing in flight: ready segments need not be read to
-            // their end at every opening.
-            let clean = walk.cur.header.close && evidence.torn_bytes == 0 && Self::has_room_behind(survey, walk);
-            if walked.is_none() && clean && depth == Depth::Tail && survey.looks_unused(id)? {
+            let clean = may_skip && evidence.torn_bytes == 0;
+            if walked.is_none() && clean && survey.looks_unused(id)? {
                 continue;
             }
             let strays = survey.strays(id, walked.unwrap_or(1))?;

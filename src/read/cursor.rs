@@ -99,7 +99,7 @@ impl Records {
     }
 
     fn find(&mut self) -> Result<Cursor, ReadError> {
-        let Some((at, _)) = self.index.find(self.next) else {
+        let Some(at) = self.index.find(self.next) else {
             let first = self.index.path().first().map_or(Lsn::FIRST, |segment| segment.first);
             return Err(ReadError::Truncated { first });
         };

@@ -29,16 +29,14 @@ pub(super) fn settled_path(survey: &mut Survey<'_>, to: &PathSegment, trim: Lsn)
         if cur.first <= trim && survey.segment(link.segment).is_none() {
             break;
         }
-        let first = survey.segments.get(&link.segment).and_then(Seen::first).copied();
-        let holds =
-            matches!(survey.header_at(link.segment, link.block, false)?, Verdict::Valid(found) if found.link() == link);
-        match first.filter(|first| holds && first.header.segment < cur.id) {
+        match survey.linked_first(link, cur.id)? {
             Some(first) => {
                 cur = PathSegment::new(&first.header);
                 settled.path.push(cur);
             }
             None if cur.first <= trim => break,
             None => {
+                let first = survey.segments.get(&link.segment).and_then(Seen::first);
                 let first = first.map_or(trim, |first| first.header.first);
                 let spot = Spot { segment: link.segment, block: link.block, first, last: cur.first.prev() };
                 settled.broken = Some((survey.segment(link.segment).is_none(), spot));

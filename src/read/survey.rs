@@ -8,7 +8,7 @@ use super::segment::{Found, Segment, Window};
 use crate::disk::{Access, Buffer, Directory, EntryKind};
 use crate::error::{IoFailure, OpenError};
 use crate::format::segment::{Name, SEGMENT_HEADER_BYTES, parse_name};
-use crate::format::{Kind, SEGMENT_BYTES_MAX, SegmentHeader, Verdict, batch_blocks};
+use crate::format::{Kind, Link, SEGMENT_BYTES_MAX, SegmentHeader, Verdict, batch_blocks};
 use crate::lsn::{LogId, Lsn, SegmentId};
 use crate::seeded;
 
@@ -264,6 +264,14 @@ impl<'a> Survey<'a> {
             }
         }
         Ok(strays)
+    }
+
+    /// The first batch of the segment that `link` leads into, if the link holds and leads below segment `below`.
+    pub(crate) fn linked_first(&mut self, link: Link, below: SegmentId) -> Result<Option<Found>, Refusal> {
+        let linked = self.header_at(link.segment, link.block, false)?;
+        let holds = matches!(linked, Verdict::Valid(found) if found.link() == link);
+        let first = self.segments.get(&link.segment).and_then(Seen::first).copied();
+        Ok(first.filter(|first| holds && first.header.segment < below))
     }
 
     /// The block behind a batch.

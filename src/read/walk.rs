@@ -1,7 +1,7 @@
 //! The walk: along the chain from a start, over valid batches that link to one another, to its end.
 
 use super::segment::Found;
-use super::survey::{Refusal, Seen, Survey, next_lsn};
+use super::survey::{Refusal, Survey, next_lsn};
 use crate::format::Verdict;
 use crate::journal::PathSegment;
 use crate::lsn::{Lsn, SegmentId};
@@ -103,19 +103,11 @@ pub(super) fn walk_from_anchor(survey: &mut Survey<'_>, start: &Found) -> Result
 fn leads_back(survey: &mut Survey<'_>, found: &Found, to: SegmentId) -> Result<bool, Refusal> {
     let mut cur = *found;
     while cur.header.segment != to {
-        let Some(before) = linked_segment(survey, &cur)? else { return Ok(false) };
+        let Some(link) = cur.header.link else { return Ok(false) };
+        let Some(before) = survey.linked_first(link, cur.header.segment)? else { return Ok(false) };
         cur = before;
     }
     Ok(true)
-}
-
-/// The first batch of the segment that `found` links into, if the link holds.
-fn linked_segment(survey: &mut Survey<'_>, found: &Found) -> Result<Option<Found>, Refusal> {
-    let Some(link) = found.header.link else { return Ok(None) };
-    let holds =
-        matches!(survey.header_at(link.segment, link.block, false)?, Verdict::Valid(linked) if linked.link() == link);
-    let first = survey.segments.get(&link.segment).and_then(Seen::first).copied();
-    Ok(first.filter(|first| holds && first.header.segment < found.header.segment))
 }
 
 /// Where the walk ended in each of its segments.

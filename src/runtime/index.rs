@@ -30,11 +30,11 @@ impl Index {
         self.path.read().unwrap_or_else(PoisonError::into_inner).last().map_or_else(SegmentId::default, |last| last.id)
     }
 
-    /// The segment in which `lsn` stands, if it is in the log, and the one behind it.
-    pub(crate) fn find(&self, lsn: Lsn) -> Option<(PathSegment, Option<PathSegment>)> {
+    /// The segment in which `lsn` stands, if it is in the log.
+    pub(crate) fn find(&self, lsn: Lsn) -> Option<PathSegment> {
         let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
         let at = path.partition_point(|segment| segment.first <= lsn).checked_sub(1)?;
-        Some((path[at], path.get(at + 1).copied()))
+        path.get(at).copied()
     }
 
     /// The segment behind `id` on the chain.
