@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::durable::End;
+use super::stage::Wake;
 use super::sync::Arc;
 use super::{Command, Inbox, Job, PreparedFile, Shared, Tenancy, Workshop};
 use crate::disk::{Buffer, Completion, Disk, FileSlot, Lock, Notify, Write};
@@ -304,7 +305,7 @@ impl Tenant {
     /// Submits whatever is due.
     fn submit(&mut self, turn: Turn, disk: &mut dyn Disk, flights: &mut Slab<Flight>) -> Next {
         loop {
-            let view = self.shared.stage.view(self.journal.has_slot());
+            let view = self.shared.stage.view(if self.journal.has_slot() { Wake::AtNext } else { Wake::Never });
             self.retry_wanted |= view.retry_wanted;
             if self.poisoned {
                 return if view.closing { Next::Finished } else { Next::Wait(None) };

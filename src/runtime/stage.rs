@@ -2,8 +2,8 @@
 //!
 //! Under one short lock an appender learns its LSN and its place, copies its bytes into the open batch's buffer, and
 //! leaves. A large record is copied outside the lock, into a buffer of its own that then *becomes* the open batch. The
-//! ring thread takes whole batches. While a flush is in flight nobody is woken for a new record: the ring thread asks to
-//! be woken (`wake_wanted`, under the same lock) only when it found nothing to do.
+//! ring thread takes whole batches. It says when it wants to be woken ([`Wake`], under the same lock): while a flush is in
+//! flight mostly never, or only for a batch worth a flight of its own; at the next record when it found nothing to do.
 //!
 //! At the memory bound, or while no segment is ready, appenders wait their turn in a queue, first come first served. Who
 //! needs a buffer of its own (a large record, a slot) waits in another queue, so that a slot held for ever blocks nobody.
@@ -82,8 +82,10 @@ struct Inner {
     /// Who waits for a buffer of its own; those whom a slot held for ever keeps waiting are all here.
     buffer_queue: Queue,
     next_ticket: u64,
-    /// The ring thread found nothing to do and wants to hear of the next record.
-    wake_wanted: bool,
+    /// Records staged and not yet taken.
+    staged_records: u32,
+    /// What the ring thread wants to be woken for; once.
+    wake: Wake,
     /// Nothing more is taken.
     closing: bool,
     end: Option<End>,
@@ -93,10 +95,26 @@ struct Inner {
     retry_wanted: bool,
 }
 
+/// What the ring thread wants to be woken for, until it looks again. An end and a retry wake it in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// Nothing: it looks again by itself, at a completion.
+    Never,
+    /// The next record.
+    AtNext,
+    /// As many records as this, staged and not yet taken. Also less, where waiting would bring no more into the batch: it
+    /// is full, or somebody found no room.
+    #[allow(dead_code, reason = "for whoever waits for a batch worth a flight")]
+    AtRecords(u32),
+}
+
 /// What the ring thread sees of the stage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) staged: Staged,
+    /// Records staged and not yet taken.
+    #[allow(dead_code, reason = "for whoever waits for a batch worth a flight")]
+    pub(crate) staged_records: u32,
     pub(crate) closing: bool,
     pub(crate) retry_wanted: bool,
 }
@@ -125,7 +143,8 @@ impl Stage {
             queue: Queue::default(),
             buffer_queue: Queue::default(),
             next_ticket: 0,
-            wake_wanted: false,
+            staged_records: 0,
+            wake: Wake::Never,
             closing: false,
             end: None,
             no_space: None,
@@ -195,7 +214,7 @@ impl Stage {
             None => {}
         }
         let next = if served { inner.queue.head() } else { None };
-        self.release(inner);
+        self.release(inner, !served);
         // The next in line may fit too, or be refused too: each that leaves wakes the one behind it.
         if let Some(waker) = next {
             waker.wake();
@@ -203,10 +222,9 @@ impl Stage {
         outcome
     }
 
-    /// Unlocks, and wakes the ring thread if it asked for it.
-    fn release(&self, mut inner: MutexGuard<'_, Inner>) {
-        let staged = inner.open.is_some() || !inner.closed.is_empty() || inner.closing || inner.retry_wanted;
-        let wake = staged && std::mem::take(&mut inner.wake_wanted);
+    /// Unlocks, and wakes the ring thread if it asked for it. `stuck`: somebody found no room.
+    fn release(&self, mut inner: MutexGuard<'_, Inner>, stuck: bool) {
+        let wake = inner.is_wake_due(stuck);
         drop(inner);
         if wake {
             self.notify.wake();
@@ -234,7 +252,7 @@ impl Stage {
             _ => {}
         }
         let next = if buffer.is_some() { inner.buffer_queue.head() } else { None };
-        drop(inner);
+        self.release(inner, buffer.is_none());
         if let Some(waker) = next {
             waker.wake();
         }
@@ -267,34 +285,41 @@ impl Stage {
     pub(crate) fn close(&self) {
         let mut inner = lock(&self.inner);
         inner.closing = true;
-        inner.wake_wanted = true;
+        inner.wake = Wake::AtNext;
         let queues = [std::mem::take(&mut inner.queue), std::mem::take(&mut inner.buffer_queue)];
-        self.release(inner);
+        self.release(inner, false);
         queues.into_iter().for_each(|mut queue| queue.drain().for_each(Waker::wake));
     }
 
-    /// What there is to do. With `wake` the ring thread asks to be woken at the next record if there is nothing now.
-    pub(crate) fn view(&self, wake: bool) -> View {
+    /// What there is to do. What is staged already counts for `wake`: it is the next record that wakes then.
+    pub(crate) fn view(&self, wake: Wake) -> View {
         let mut inner = lock(&self.inner);
         let staged = match (inner.closed.is_empty(), inner.open.is_some()) {
             (false, _) => Staged::Closed,
             (true, true) => Staged::Open,
             (true, false) => Staged::Nothing,
         };
-        inner.wake_wanted = wake;
-        View { staged, closing: inner.closing, retry_wanted: std::mem::take(&mut inner.retry_wanted) }
+        inner.wake = wake;
+        View {
+            staged,
+            staged_records: inner.staged_records,
+            closing: inner.closing,
+            retry_wanted: std::mem::take(&mut inner.retry_wanted),
+        }
     }
 
     /// The next staged batch, its buffer not yet headed or padded.
     pub(crate) fn take(&self) -> Option<(Shape, Buffer)> {
         let mut inner = lock(&self.inner);
-        match inner.closed.pop_front() {
-            Some(batch) => Some(batch),
+        let (shape, buffer) = match inner.closed.pop_front() {
+            Some(batch) => batch,
             None => {
                 let buffer = inner.open.take()?;
-                Some((inner.batcher.close()?, buffer))
+                (inner.batcher.close()?, buffer)
             }
-        }
+        };
+        inner.staged_records -= shape.count;
+        Some((shape, buffer))
     }
 
     /// How many segments should be prepared.
@@ -367,6 +392,20 @@ impl Inner {
         }
     }
 
+    /// Whether the ring thread is to be woken now; asks once.
+    fn is_wake_due(&mut self, stuck: bool) -> bool {
+        let staged = self.open.is_some() || !self.closed.is_empty();
+        let due = match self.wake {
+            Wake::Never => false,
+            Wake::AtNext => staged || self.closing || self.retry_wanted,
+            Wake::AtRecords(count) => self.staged_records >= count || !self.closed.is_empty() || stuck && staged,
+        };
+        if due {
+            self.wake = Wake::Never;
+        }
+        due
+    }
+
     fn stage(&mut self, entry: Entry<'_>, own: &mut Option<Buffer>) -> Outcome {
         if let Some(refusal) = self.refusal() {
             return Outcome::Refused(refusal);
@@ -382,7 +421,7 @@ impl Inner {
             Placing::NoSegment => match &self.no_space {
                 Some(failure) => {
                     self.retry_wanted = true;
-                    self.wake_wanted = true;
+                    self.wake = Wake::AtNext;
                     return Outcome::Refused(AppendError::NoSpace(failure.clone()));
                 }
                 None => return Outcome::NoRoom,
@@ -409,6 +448,7 @@ impl Inner {
             let lsn = self.batcher.next_lsn();
             let mixed = record::encode(crc, lsn, payload, &mut out[at..end]);
             at = end;
+            self.staged_records += 1;
             self.batcher.add(record_bytes(payload.len()), mixed)
         };
         match entry {
@@ -423,6 +463,7 @@ impl Inner {
                 None => {
                     let lsn = self.batcher.next_lsn();
                     let mixed = record::encode_header(crc, lsn, &mut out[at..at + RECORD_HEADER_BYTES]);
+                    self.staged_records += 1;
                     self.batcher.add(record_bytes(len), mixed)
                 }
             },
@@ -436,5 +477,73 @@ impl Inner {
 
     fn queue_up_for_buffer(&mut self, turn: &mut Turn, waker: &Waker) {
         self.buffer_queue.queue_up(turn, waker, false, &mut self.next_ticket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Placement;
+    use crate::lsn::SegmentId;
+
+    const BUFFER_BYTES: usize = 4096;
+
+    fn stage(buffers: usize) -> Stage {
+        let space = Space { id: SegmentId::new(1), block_bytes: 512, blocks: 1000 };
+        Stage::new(Parts {
+            batcher: Batcher::new(Placement::new(space, 1, []), Lsn::FIRST, BUFFER_BYTES),
+            pool: BufferPool::new(BUFFER_BYTES, buffers * BUFFER_BYTES),
+            notify: Arc::new(Notify::new().unwrap()),
+            log_id: LogId::new([7; 16]),
+            nonce: 7,
+            record_bytes_max: BUFFER_BYTES,
+            group_bytes_max: BUFFER_BYTES,
+            block_bytes: 512,
+            buffer_bytes: BUFFER_BYTES,
+        })
+    }
+
+    fn append(stage: &Stage, payload: &[u8]) -> Outcome {
+        stage.stage(Entry::Record(stage.crc(payload), payload), &mut None, None)
+    }
+
+    /// Whether the ring thread was woken since the last time.
+    fn woken(stage: &Stage) -> bool {
+        let asleep = stage.notify.begin_ring_wait();
+        if asleep {
+            stage.notify.end_ring_wait();
+        }
+        !asleep
+    }
+
+    #[test]
+    fn the_ring_thread_is_woken_at_the_count_it_asked_for_and_once() {
+        let stage = stage(4);
+        let at = |wake, appends: usize| {
+            stage.view(wake);
+            (0..appends).filter(|_| (append(&stage, b"record"), woken(&stage)).1).count()
+        };
+        assert_eq!(at(Wake::Never, 3), 0);
+        assert_eq!(at(Wake::AtNext, 2), 1);
+        assert_eq!(at(Wake::AtRecords(8), 2), 0, "seven are staged");
+        assert_eq!(at(Wake::AtRecords(8), 3), 1);
+        assert_eq!(stage.view(Wake::AtRecords(1)).staged_records, 10);
+        assert_eq!(stage.take().map(|(shape, _)| shape.count), Some(10));
+        assert_eq!(stage.view(Wake::AtRecords(2)).staged_records, 0);
+        append(&stage, b"record");
+        assert!(!woken(&stage));
+        stage.close();
+        assert!(woken(&stage), "an end wakes in any case");
+    }
+
+    #[test]
+    fn who_waits_for_a_count_hears_of_a_full_batch_and_of_a_full_stage() {
+        let stage = stage(2);
+        stage.view(Wake::AtRecords(1000));
+        assert!(matches!(append(&stage, &[1; 3000]), Outcome::Staged(_)) && !woken(&stage));
+        assert!(matches!(append(&stage, &[2; 3000]), Outcome::Staged(_)) && woken(&stage), "the first batch is full");
+        assert!(stage.take().is_some());
+        stage.view(Wake::AtRecords(1000));
+        assert!(append(&stage, &[3; 3000]) == Outcome::NoRoom && woken(&stage), "nobody else fits");
     }
 }
