@@ -33,6 +33,42 @@ pub enum Engine {
     Null,
 }
 
+/// How a batch becomes durable. All leave the same bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Method {
+    /// io_uring: a write with an fdatasync linked behind it. The reference: it works on every kernel and file system.
+    LinkedFdatasync,
+    /// io_uring: one write with RWF_DSYNC.
+    DsyncWrite,
+    /// io_uring: a write; when it has landed, fdatasync(2) on the ring thread.
+    WriteThenFdatasync,
+    /// Plain system calls on the ring thread: pwrite, then fdatasync.
+    Syscalls,
+    /// A simulated or absent disk.
+    Simulated,
+}
+
+impl Method {
+    /// As tables print it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::LinkedFdatasync => "linked-fdatasync",
+            Self::DsyncWrite => "dsync-write",
+            Self::WriteThenFdatasync => "write-fdatasync",
+            Self::Syscalls => "syscalls",
+            Self::Simulated => "none",
+        }
+    }
+
+    /// Whether it keeps the thread that drives the log in the kernel for the whole of a flush.
+    #[must_use]
+    pub const fn blocks(self) -> bool {
+        matches!(self, Self::WriteThenFdatasync | Self::Syscalls)
+    }
+}
+
 /// How a log is opened. Every setter gives its default, its bounds and its cost.
 ///
 /// ```
@@ -227,12 +263,9 @@ impl Options {
             format!("{} is not from 1 to 64", self.flight_max)
         })?;
         let segment_blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
-        // A segment holds at least (flight_max + 1) of the largest batches: recovery copies that many at most.
-        let share = (segment_blocks - RESERVED_BLOCKS) as usize / (self.flight_max + 1);
-        check("segment_bytes", share >= 1, || {
-            format!("{} bytes are too few for flight_max {}", self.segment_bytes, self.flight_max)
-        })?;
-        let largest = share * block_len;
+        // A segment holds at least two of the largest batches; what is in flight at once fits one.
+        let room = (segment_blocks - RESERVED_BLOCKS) as usize * block_len;
+        let largest = (segment_blocks - RESERVED_BLOCKS) as usize / 2 * block_len;
         let record_fits = largest - format::BATCH_HEADER_BYTES - format::RECORD_HEADER_BYTES;
         let record_max = self.record_bytes_max.unwrap_or(record_fits.min(16 << 20));
         check("record_bytes_max", (1..=1 << 30).contains(&record_max), || {
@@ -253,6 +286,7 @@ impl Options {
             delay_max: self.delay_max,
             flight_max: self.flight_max,
             idle_seal: self.idle_seal,
+            joinable_bytes: room - batch_max,
             pending_bytes_max: self.pending_bytes_max,
             record_bytes_max: record_max,
             recovery_mode: self.recovery_mode,
@@ -274,6 +308,9 @@ pub(crate) struct Limits {
     pub(crate) delay_max: Duration,
     pub(crate) flight_max: usize,
     pub(crate) idle_seal: Duration,
+    /// With more bytes than this in flight no batch joins them: what is in flight at once fits a segment, and recovery
+    /// copies no more than that.
+    pub(crate) joinable_bytes: usize,
     pub(crate) pending_bytes_max: usize,
     pub(crate) record_bytes_max: usize,
     pub(crate) recovery_mode: RecoveryMode,
@@ -319,7 +356,6 @@ mod tests {
         assert_eq!(name(Options::default().block_bytes(512)), "block_bytes");
         assert_eq!(name(Options::default().segment_bytes(4096)), "segment_bytes");
         assert_eq!(name(Options::default().flight_max(0)), "flight_max");
-        assert_eq!(name(Options::default().segment_bytes(64 << 10).flight_max(64)), "segment_bytes");
         assert_eq!(name(Options::default().pending_bytes_max(1 << 20)), "pending_bytes_max");
         assert_eq!(name(Options::default().batch_bytes_max(0)), "batch_bytes_max");
         assert_eq!(name(Options::default().record_bytes_max(0)), "record_bytes_max");

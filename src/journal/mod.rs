@@ -1,13 +1,15 @@
 //! DECISIONS: sans-I/O. Events go in by `handle_*`, decisions come out by `poll_*`, time is an argument.
 //!
 //! - [`batch`]: which records share a batch, and where it goes ([`placement`]); asked by appenders.
-//! - [`Journal`]: when the next batch leaves, what its header says, and what is durable ([`watermark`]); asked by the
-//!   ring thread.
+//! - [`Journal`]: when the next batch leaves ([`departure`]) and how it flies ([`tuner`]), what its header says, and what
+//!   is durable ([`watermark`]); asked by the ring thread.
 //! - [`recovery`]: the labelled table of everything a crash can leave behind.
 
 pub(crate) mod batch;
+mod departure;
 pub(crate) mod placement;
 pub(crate) mod recovery;
+pub(crate) mod tuner;
 pub(crate) mod watermark;
 
 use std::time::Duration;
@@ -17,7 +19,9 @@ pub(crate) use placement::{Place, Placement, Space};
 
 use crate::format::{BatchHeader, Kind, Link};
 use crate::lsn::{Epoch, LogId, Lsn, SegmentId};
-use crate::options::Limits;
+use crate::options::{Limits, Method};
+use departure::{Departure, Departures};
+use tuner::{Choice, Landing, Rules, Tuner};
 use watermark::Watermark;
 
 /// What every batch of an epoch says alike, and the link to the last one.
@@ -92,6 +96,18 @@ pub(crate) enum Staged {
     Closed,
 }
 
+/// What the ring thread wants to be woken for, until it looks again. An end and a retry wake it in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// Nothing: it looks again by itself, at a completion.
+    Never,
+    /// The next record.
+    AtNext,
+    /// As many records as this, staged and not yet taken. Also less, where waiting would bring no more into the batch: it
+    /// is full, or somebody found no room.
+    AtRecords(u32),
+}
+
 /// What the driver should do next for a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -105,82 +121,148 @@ pub(crate) enum Next {
     Finished,
 }
 
+/// A batch on its way: comes back in [`Journal::handle_landed`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    number: u64,
+    choice: Choice,
+    records: u32,
+    submitted: Duration,
+    waited: Duration,
+}
+
+impl Ticket {
+    /// How it is to become durable.
+    pub(crate) fn method(&self) -> Method {
+        self.choice.method
+    }
+}
+
 /// One log's state machine on the ring thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Journal {
     chain: Chain,
     watermark: Watermark,
-    flight_max: usize,
+    tuner: Tuner,
+    departures: Departures,
+    /// The last record that was submitted.
+    submitted: Lsn,
+    /// With more bytes than this in flight no batch joins them: what recovery might have to copy fits a segment.
+    joinable_bytes: usize,
     delay_max: Duration,
     idle_seal: Duration,
     /// Whether the last batch is a seal: nothing to claim.
     sealed: bool,
     /// Whether that seal is a close seal, or none could be placed.
     closed: bool,
+    /// What to be woken for.
+    wake: Wake,
     /// Since when something is staged and not formed.
     staged_since: Option<Duration>,
+    /// Since when what is staged has been coming in.
+    filling_since: Option<Duration>,
     /// Since when nothing is in flight and nothing staged.
     idle_since: Option<Duration>,
+    /// Records that landed since the load was last looked at.
+    landed: u64,
 }
 
 impl Journal {
     /// Goes on behind an opening and its seal.
-    pub(crate) fn new(chain: Chain, durable: Lsn, limits: &Limits) -> Self {
+    pub(crate) fn new(chain: Chain, durable: Lsn, limits: &Limits, rules: Rules) -> Self {
         Self {
             chain,
             watermark: Watermark::new(durable),
-            flight_max: limits.flight_max,
+            tuner: Tuner::new(rules),
+            departures: Departures::default(),
+            submitted: durable,
+            joinable_bytes: limits.joinable_bytes,
             delay_max: limits.delay_max,
             idle_seal: limits.idle_seal,
             sealed: true,
             closed: false,
+            wake: Wake::AtNext,
             staged_since: None,
+            filling_since: None,
             idle_since: None,
+            landed: 0,
         }
     }
 
-    /// What is due at `now`, given what is staged and whether the log is closing.
-    pub(crate) fn poll_next(&mut self, staged: Staged, closing: bool, now: Duration) -> Next {
+    /// What is due at `now`, given what is staged (`records` of it) and whether the log is closing. Afterwards
+    /// [`Journal::wake`] says what to be woken for.
+    pub(crate) fn poll_next(&mut self, staged: Staged, records: u32, closing: bool, now: Duration) -> Next {
+        self.note_load(records, now);
+        self.wake = Wake::Never;
         if self.closed {
             return if self.watermark.in_flight() == 0 { Next::Finished } else { Next::Wait(None) };
         }
         if staged != Staged::Nothing {
             self.idle_since = None;
+            self.filling_since.get_or_insert(now);
             let due = *self.staged_since.get_or_insert(now) + self.delay_max;
-            return if self.watermark.in_flight() >= self.flight_max {
+            return if !self.has_slot() {
                 Next::Wait(None)
-            } else if staged == Staged::Closed || closing || now >= due {
+            } else if staged == Staged::Closed || closing {
                 Next::Batch
             } else {
-                Next::Wait(Some(due))
+                self.poll_departure(records, due, now)
             };
         }
         self.staged_since = None;
         if self.watermark.in_flight() > 0 {
+            if self.has_slot() {
+                self.poll_departure(0, now, now);
+            }
             return Next::Wait(None);
         }
         // Nothing in flight and nothing staged: a seal may be submitted (format rule 6).
         if closing {
             return Next::Seal { close: true };
         }
+        self.filling_since = None;
+        let hold = self.poll_departure(0, now, now);
         if self.sealed {
-            return Next::Wait(None);
+            return hold;
         }
         let due = *self.idle_since.get_or_insert(now) + self.idle_seal;
-        if now >= due { Next::Seal { close: false } } else { Next::Wait(Some(due)) }
+        match hold {
+            _ if now >= due => Next::Seal { close: false },
+            Next::Wait(Some(until)) => Next::Wait(Some(until.min(due))),
+            _ => Next::Wait(Some(due)),
+        }
+    }
+
+    /// Whether the open batch of `records` leaves now; not before `due`.
+    fn poll_departure(&mut self, records: u32, due: Duration, now: Duration) -> Next {
+        let in_flight = self.watermark.in_flight();
+        match self.departures.poll(self.tuner.choice(), in_flight, records, self.tuner.load(), now) {
+            Departure::Now if now >= due => Next::Batch,
+            Departure::Now => {
+                self.wake = Wake::AtNext;
+                Next::Wait(Some(due))
+            }
+            Departure::Hold(wake, until) => {
+                self.wake = wake;
+                Next::Wait(until)
+            }
+        }
     }
 
     /// A batch of `shape` is about to be submitted: writes its header at the start of `out`, returns its ticket.
-    pub(crate) fn handle_batch(&mut self, shape: &Shape, out: &mut [u8]) -> u64 {
+    pub(crate) fn handle_batch(&mut self, shape: &Shape, out: &mut [u8], now: Duration) -> Ticket {
         let header = self.chain.header(Kind::Data, shape, self.watermark.durable());
         self.chain.append(&header, out);
+        let filling = now.saturating_sub(self.filling_since.unwrap_or(now));
         self.staged_since = None;
+        self.filling_since = Some(now);
         self.sealed = false;
-        self.watermark.handle_submitted(shape.last())
+        self.departures.handle_left();
+        self.take_off(shape, filling / 2, now)
     }
 
     /// A seal of `shape` is about to be submitted: as for a batch.
-    pub(crate) fn handle_seal(&mut self, shape: &Shape, close: bool, out: &mut [u8]) -> u64 {
+    pub(crate) fn handle_seal(&mut self, shape: &Shape, close: bool, out: &mut [u8], now: Duration) -> Ticket {
         assert_eq!(self.watermark.in_flight(), 0, "a seal is submitted with nothing in flight");
         let mut header = self.chain.header(Kind::Seal, shape, self.watermark.durable());
         header.close = close;
@@ -188,7 +270,18 @@ impl Journal {
         self.sealed = true;
         self.closed = close;
         self.idle_since = None;
-        self.watermark.handle_submitted(shape.last())
+        self.take_off(shape, Duration::ZERO, now)
+    }
+
+    fn take_off(&mut self, shape: &Shape, waited: Duration, now: Duration) -> Ticket {
+        self.submitted = shape.last();
+        Ticket {
+            number: self.watermark.handle_submitted(shape.last(), shape.bytes()),
+            choice: self.tuner.choice(),
+            records: shape.count,
+            submitted: now,
+            waited,
+        }
     }
 
     /// No place was to be had for a seal: the log stays unsealed, which costs the next opening a cut and nothing else.
@@ -199,8 +292,26 @@ impl Journal {
     }
 
     /// The batch with this ticket is written and flushed.
-    pub(crate) fn handle_completed(&mut self, ticket: u64) {
-        self.watermark.handle_completed(ticket);
+    pub(crate) fn handle_landed(&mut self, ticket: &Ticket, now: Duration) {
+        let before = self.watermark.durable();
+        self.watermark.handle_completed(ticket.number);
+        if ticket.records == 0 {
+            return;
+        }
+        let published = self.watermark.durable().get() - before.get();
+        self.landed += published;
+        let Ticket { choice, records, submitted, waited, .. } = *ticket;
+        self.departures.handle_landed(published, now.saturating_sub(submitted), now);
+        self.tuner.handle_landing(&Landing { choice, records, submitted, landed: now, waited });
+    }
+
+    /// How many records were on their way when the last batch landed: those, those still in flight, those staged.
+    fn note_load(&mut self, staged: u32, now: Duration) {
+        let landed = std::mem::take(&mut self.landed);
+        if landed > 0 {
+            let in_flight = self.submitted.get() - self.watermark.durable().get();
+            self.tuner.handle_load(landed + in_flight + u64::from(staged), now);
+        }
     }
 
     /// Everything up to here is durable.
@@ -208,16 +319,21 @@ impl Journal {
         self.watermark.durable()
     }
 
-    /// Whether a batch that is about to be submitted is better carried out on the ring thread itself: nothing may be in
-    /// flight beside it, and it holds a single record. Then the hop to a kernel worker and back (two wake-ups, some 40 us
-    /// of 140 on the machine where it was measured) buys nothing; from two waiting callers on it pays.
-    pub(crate) fn prefers_inline(&self, shape: &Shape) -> bool {
-        self.flight_max == 1 && shape.count <= 1
+    /// What the ring thread should be woken for.
+    pub(crate) fn wake(&self) -> Wake {
+        self.wake
+    }
+
+    /// How batches fly, and why.
+    pub(crate) fn tuner(&mut self) -> &mut Tuner {
+        &mut self.tuner
     }
 
     /// Whether another batch could be submitted if one were staged.
-    pub(crate) fn has_slot(&self) -> bool {
-        !self.closed && self.watermark.in_flight() < self.flight_max
+    fn has_slot(&self) -> bool {
+        let in_flight = self.watermark.in_flight();
+        in_flight == 0
+            || (in_flight < self.tuner.choice().depth && self.watermark.bytes_in_flight() <= self.joinable_bytes)
     }
 
     /// The link to the last batch.

@@ -12,25 +12,30 @@ pub(crate) struct Watermark {
     /// The ticket of the first batch in `flights`.
     first_ticket: u64,
     flights: VecDeque<InFlight>,
+    /// Of the batches in `flights`.
+    bytes: usize,
     durable: Lsn,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     last: Lsn,
+    bytes: usize,
     completed: bool,
 }
 
 impl Watermark {
     /// Everything up to `durable` is durable, nothing is in flight.
     pub(crate) fn new(durable: Lsn) -> Self {
-        Self { first_ticket: 0, flights: VecDeque::new(), durable }
+        Self { first_ticket: 0, flights: VecDeque::new(), bytes: 0, durable }
     }
 
-    /// A batch was submitted whose last record is `last` (for a seal: the last one before it). Returns its ticket.
-    pub(crate) fn handle_submitted(&mut self, last: Lsn) -> u64 {
+    /// A batch of `bytes` was submitted whose last record is `last` (for a seal: the last one before it). Returns its
+    /// ticket.
+    pub(crate) fn handle_submitted(&mut self, last: Lsn, bytes: usize) -> u64 {
         debug_assert!(self.flights.back().is_none_or(|before| before.last <= last));
-        self.flights.push_back(InFlight { last, completed: false });
+        self.flights.push_back(InFlight { last, bytes, completed: false });
+        self.bytes += bytes;
         self.first_ticket + self.flights.len() as u64 - 1
     }
 
@@ -45,6 +50,7 @@ impl Watermark {
         while let Some(flight) = self.flights.front().copied().filter(|flight| flight.completed) {
             self.flights.pop_front();
             self.first_ticket += 1;
+            self.bytes -= flight.bytes;
             self.durable = self.durable.max(flight.last);
         }
     }
@@ -52,6 +58,11 @@ impl Watermark {
     /// Everything up to here is durable.
     pub(crate) fn durable(&self) -> Lsn {
         self.durable
+    }
+
+    /// The bytes of the batches that are submitted and not behind the watermark: what no header claims durable yet.
+    pub(crate) fn bytes_in_flight(&self) -> usize {
+        self.bytes
     }
 
     /// How many batches are submitted and not behind the watermark.
@@ -67,12 +78,13 @@ mod tests {
     #[test]
     fn moves_over_the_contiguous_prefix_only() {
         let mut watermark = Watermark::new(Lsn::new(4));
-        let tickets: Vec<u64> = (5..9).map(|last| watermark.handle_submitted(Lsn::new(last))).collect();
+        let tickets: Vec<u64> = (5..9).map(|last| watermark.handle_submitted(Lsn::new(last), 512)).collect();
         watermark.handle_completed(tickets[2]);
         watermark.handle_completed(tickets[1]);
         assert_eq!((watermark.durable(), watermark.in_flight()), (Lsn::new(4), 4));
         watermark.handle_completed(tickets[0]);
         assert_eq!((watermark.durable(), watermark.in_flight()), (Lsn::new(7), 1));
+        assert_eq!(watermark.bytes_in_flight(), 512);
         watermark.handle_completed(tickets[3]);
         assert_eq!((watermark.durable(), watermark.in_flight()), (Lsn::new(8), 0));
     }
@@ -95,7 +107,7 @@ mod tests {
         permute((0..5).collect(), &mut Vec::new(), &mut |order| {
             let mut watermark = Watermark::new(Lsn::ZERO);
             for last in 1..=5 {
-                watermark.handle_submitted(Lsn::new(last));
+                watermark.handle_submitted(Lsn::new(last), 512);
             }
             for (index, ticket) in order.iter().enumerate() {
                 watermark.handle_completed(*ticket);

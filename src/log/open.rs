@@ -15,6 +15,7 @@ use crate::disk::file::RealDirectory;
 use crate::disk::{BufferPool, Directory, Lock};
 use crate::error::{IoFailure, Op, OpenError};
 use crate::format::SegmentHeader;
+use crate::journal::tuner::Rules;
 use crate::journal::{Batcher, Journal};
 use crate::lsn::{Lsn, SegmentId};
 use crate::options::{Limits, Options};
@@ -178,7 +179,18 @@ impl Hosted {
         });
         let (told, answer) = std::sync::mpsc::sync_channel(1);
         let tenancy = Tenancy {
-            journal: Journal::new(opened.chain, opened.last, limits),
+            journal: Journal::new(
+                opened.chain,
+                opened.last,
+                limits,
+                Rules::new(
+                    &[crate::options::Method::LinkedFdatasync, crate::options::Method::Syscalls],
+                    Default::default(),
+                    limits.flight_max,
+                    true,
+                    Default::default(),
+                ),
+            ),
             shared: shared.clone(),
             files: opened.files.into_iter().map(|(id, segment)| (id, segment.file)).collect(),
             next_segment: opened.next_segment,

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::durable::End;
-use super::stage::Wake;
 use super::sync::Arc;
 use super::{Command, Inbox, Job, PreparedFile, Shared, Tenancy, Workshop};
 use crate::disk::{Buffer, Completion, Disk, FileSlot, Lock, Notify, Write};
 use crate::error::{Cause, IoFailure, Op, OpenError};
 use crate::format::{BATCH_HEADER_BYTES, SegmentHeader};
-use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space};
+use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space, Ticket, Wake};
 use crate::lsn::SegmentId;
+use crate::options::Method;
 
 /// How long to wait before a segment is tried again that could not be prepared.
 const RETRY: Duration = Duration::from_millis(100);
@@ -39,7 +39,7 @@ pub(crate) struct Driver {
 #[derive(Debug)]
 struct Flight {
     tenant: usize,
-    ticket: u64,
+    ticket: Ticket,
     segment: SegmentId,
     submitted: Duration,
     len: usize,
@@ -95,7 +95,7 @@ impl Driver {
             if matches!(next, Next::Wait(_)) {
                 tenant.request_segment(key, now, &*self.workshop, &self.inbox);
             }
-            pause.wakeable |= tenant.journal.has_slot();
+            pause.wakeable |= tenant.journal.wake() != Wake::Never;
             pause.until = pause.until.into_iter().chain(tenant.retry_due()).min();
             match next {
                 Next::Wait(due) => pause.until = pause.until.into_iter().chain(due).min(),
@@ -305,29 +305,33 @@ impl Tenant {
     /// Submits whatever is due.
     fn submit(&mut self, turn: Turn, disk: &mut dyn Disk, flights: &mut Slab<Flight>) -> Next {
         loop {
-            let view = self.shared.stage.view(if self.journal.has_slot() { Wake::AtNext } else { Wake::Never });
+            let wake = self.journal.wake();
+            let view = self.shared.stage.view(wake);
             self.retry_wanted |= view.retry_wanted;
             if self.poisoned {
                 return if view.closing { Next::Finished } else { Next::Wait(None) };
             }
-            let next = self.journal.poll_next(view.staged, view.closing, turn.now);
+            self.journal.tuner().permit_blocking(turn.alone);
+            let next = self.journal.poll_next(view.staged, view.staged_records, view.closing, turn.now);
             match next {
                 Next::Batch => {
                     let Some((shape, mut buffer)) = self.shared.stage.take() else { return Next::Wait(None) };
                     self.enter_segment(&shape, disk);
                     pad(&shape, &mut buffer);
-                    let ticket = self.journal.handle_batch(&shape, &mut buffer);
+                    let ticket = self.journal.handle_batch(&shape, &mut buffer, turn.now);
                     self.fly(turn, ticket, &shape, buffer, disk, flights);
                 }
                 Next::Seal { close } => match self.shared.stage.take_seal() {
                     Some((shape, mut buffer)) => {
                         self.enter_segment(&shape, disk);
                         pad(&shape, &mut buffer);
-                        let ticket = self.journal.handle_seal(&shape, close, &mut buffer);
+                        let ticket = self.journal.handle_seal(&shape, close, &mut buffer, turn.now);
                         self.fly(turn, ticket, &shape, buffer, disk, flights);
                     }
                     None => self.journal.handle_no_place(close),
                 },
+                // What came in before the wake-up was asked for would be nobody's to tell.
+                Next::Wait(_) if self.journal.wake() != wake => {}
                 Next::Wait(_) | Next::Finished => return next,
             }
         }
@@ -337,7 +341,7 @@ impl Tenant {
     fn fly(
         &mut self,
         turn: Turn,
-        ticket: u64,
+        ticket: Ticket,
         shape: &Shape,
         buffer: Buffer,
         disk: &mut dyn Disk,
@@ -350,7 +354,7 @@ impl Tenant {
         let (len, records) = (shape.bytes(), shape.count);
         let token =
             flights.insert(Flight { tenant: turn.key, ticket, segment, submitted: turn.now, len, records }) as u64;
-        let inline = turn.alone && self.journal.prefers_inline(shape);
+        let inline = ticket.method() == Method::Syscalls;
         disk.submit(Write { token, file: file.slot, offset: shape.place.offset(), len, buffer, inline });
     }
 
@@ -390,7 +394,7 @@ impl Tenant {
         match completion.result {
             Ok(()) => {
                 self.shared.stats.count_flush(flight.len, flight.records, now.saturating_sub(flight.submitted));
-                self.journal.handle_completed(flight.ticket);
+                self.journal.handle_landed(&flight.ticket, now);
             }
             Err(failure) => self.poison(Cause::Io(failure), woken),
         }

@@ -18,7 +18,7 @@ use super::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::disk::{Buffer, BufferPool, Notify};
 use crate::error::{AppendError, Cause, IoFailure};
 use crate::format::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, RecordCrc, batch_bytes, record, record_bytes};
-use crate::journal::{Batcher, Placing, Shape, Space, Staged};
+use crate::journal::{Batcher, Placing, Shape, Space, Staged, Wake};
 use crate::lsn::{LogId, Lsn};
 
 /// A record at least this large is copied outside the lock.
@@ -95,25 +95,11 @@ struct Inner {
     retry_wanted: bool,
 }
 
-/// What the ring thread wants to be woken for, until it looks again. An end and a retry wake it in any case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wake {
-    /// Nothing: it looks again by itself, at a completion.
-    Never,
-    /// The next record.
-    AtNext,
-    /// As many records as this, staged and not yet taken. Also less, where waiting would bring no more into the batch: it
-    /// is full, or somebody found no room.
-    #[allow(dead_code, reason = "for whoever waits for a batch worth a flight")]
-    AtRecords(u32),
-}
-
 /// What the ring thread sees of the stage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) staged: Staged,
     /// Records staged and not yet taken.
-    #[allow(dead_code, reason = "for whoever waits for a batch worth a flight")]
     pub(crate) staged_records: u32,
     pub(crate) closing: bool,
     pub(crate) retry_wanted: bool,
