@@ -28,3 +28,23 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Padded<T>(pub(crate) T);
+
+/// Whether a model notices the deliberate mistake `bug`.
+#[cfg(all(test, ringwal_loom, ringwal_seeded_bugs))]
+pub(crate) fn catches(bug: &'static str, model: impl FnOnce(Option<&'static str>)) -> bool {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| model(Some(bug)))).is_err()
+}
+
+/// Tries every interleaving of `body`, with at most `preemptions` of them forced, and with a deliberate mistake.
+#[cfg(all(test, ringwal_loom))]
+pub(crate) fn model(bug: Option<&'static str>, preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
+    // The mistake is everybody's: one model at a time.
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    #[cfg(ringwal_seeded_bugs)]
+    crate::seeded::choose(bug);
+    let _ = bug;
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(body);
+}

@@ -135,3 +135,116 @@ impl Claim {
         self.claims.state.fetch_sub(CLAIM, order) == CLAIM | AWAITED && !seeded::is("stage-commit-silent")
     }
 }
+
+#[cfg(all(test, not(ringwal_loom)))]
+mod tests {
+    use super::*;
+
+    fn shared() -> SharedBuffer {
+        SharedBuffer::new(Buffer::new(4096), 64, Arc::default())
+    }
+
+    #[test]
+    fn the_buffer_comes_back_when_every_claim_is_committed() {
+        let mut shared = shared();
+        let mut first = shared.claim(64, 100);
+        shared.slice(164, 10).fill(2);
+        let mut last = shared.claim(174, 100);
+        last.bytes().fill(3);
+        assert!(!last.commit(u64::MAX), "nobody waits yet");
+        let shared = shared.finish().unwrap_err();
+        first.bytes().fill(1);
+        assert!(first.commit(3), "the last, and it is waited for");
+        let (buffer, sum, claims) = shared.finish().unwrap();
+        assert_eq!(sum, 2);
+        assert!(buffer[64..164].iter().all(|byte| *byte == 1) && buffer[174..274].iter().all(|byte| *byte == 3));
+        assert_eq!(buffer[164..174], [2; 10]);
+        let (_, sum, _) = SharedBuffer::new(buffer, 0, claims).finish().unwrap();
+        assert_eq!(sum, 0, "claims begin anew");
+    }
+
+    #[test]
+    #[should_panic(expected = "handed out")]
+    fn a_range_is_handed_out_once() {
+        let mut shared = shared();
+        shared.slice(64, 100);
+        shared.claim(163, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside")]
+    fn a_range_lies_in_the_buffer() {
+        shared().claim(4090, 7);
+    }
+}
+
+#[cfg(all(test, ringwal_loom))]
+#[expect(unsafe_code, reason = "the model's cells are opened by hand")]
+mod loom_model {
+    use loom::cell::UnsafeCell;
+
+    use super::*;
+    use crate::disk::Notify;
+    #[cfg(ringwal_seeded_bugs)]
+    use crate::sync::catches;
+    use crate::sync::{Mutex, lock, model};
+
+    /// Two claim and fill a part each, as long as the buffer is to be had; the owner takes it at any moment, and finishes
+    /// it as soon as it is told. The cells stand for the bytes, so that loom sees who may read them.
+    fn what_is_finished_is_whole(bug: Option<&'static str>) {
+        model(bug, 3, || {
+            let shared = SharedBuffer::new(Buffer::new(4096), 0, Arc::default());
+            let shared = Arc::new(Mutex::new((Some(shared), 0)));
+            let bytes = Arc::new([UnsafeCell::new(0u8), UnsafeCell::new(0u8)]);
+            let notify = Arc::new(Notify::new().unwrap());
+            let fill =
+                |(shared, bytes, notify): (Arc<Mutex<(Option<SharedBuffer>, usize)>>, Arc<[_; 2]>, Arc<Notify>)| {
+                    let mut open = lock(&shared);
+                    let (Some(buffer), at) = &mut *open else { return };
+                    let (mut claim, mine) = (buffer.claim(*at, 1), *at);
+                    *at += 1;
+                    drop(open);
+                    claim.bytes().fill(7);
+                    let cell: &UnsafeCell<u8> = &bytes[mine];
+                    // SAFETY: the range is the claim's alone: this is what loom checks.
+                    cell.with_mut(|byte| unsafe { *byte = 7 });
+                    if claim.commit(10) {
+                        notify.wake();
+                    }
+                };
+            let threads = [0, 1].map(|_| {
+                let its = (shared.clone(), bytes.clone(), notify.clone());
+                loom::thread::spawn(move || fill(its))
+            });
+            let (taken, claims) = {
+                let mut open = lock(&shared);
+                (open.0.take(), open.1)
+            };
+            let finished = taken.expect("nobody else takes it").finish().or_else(|shared| {
+                notify.park(None);
+                shared.finish()
+            });
+            let (buffer, sum, _) = finished.expect("told by the last");
+            assert_eq!(sum, 10 * claims as u64);
+            for at in 0..claims {
+                // SAFETY: as above.
+                assert_eq!((buffer[at], bytes[at].with(|byte| unsafe { *byte })), (7, 7));
+            }
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn loom_what_is_finished_is_whole() {
+        what_is_finished_is_whole(None);
+    }
+
+    #[cfg(ringwal_seeded_bugs)]
+    #[test]
+    fn loom_catches_careless_claims() {
+        let bugs = ["stage-commit-relaxed", "stage-finish-relaxed", "stage-no-recheck", "stage-commit-silent"];
+        for bug in bugs.into_iter().chain(["stage-take-uncommitted"]) {
+            assert!(catches(bug, what_is_finished_is_whole), "{bug}");
+        }
+    }
+}

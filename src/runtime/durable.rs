@@ -13,6 +13,7 @@ use std::task::{Poll, Waker};
 use super::sync::{AtomicU64, Mutex, Ordering, Padded, lock};
 use crate::error::Cause;
 use crate::lsn::Lsn;
+use crate::seeded;
 
 /// How a log ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +68,8 @@ impl Durable {
             return Poll::Ready(Ok(()));
         }
         let mut inner = lock(&self.inner.0);
-        if lsn <= self.lsn() {
+        // Published between the look and the lock: nobody would wake this one.
+        if lsn <= self.lsn() && !seeded::is("durable-no-recheck") {
             return Poll::Ready(Ok(()));
         }
         if let Some(end) = &inner.end {
@@ -110,6 +112,12 @@ impl Durable {
             return false;
         }
         let mut inner = lock(&self.inner.0);
+        if seeded::is("durable-publish-late") {
+            inner.waiters.take(lsn, woken);
+            drop(inner);
+            self.lsn.0.store(lsn.get(), Ordering::Release);
+            return true;
+        }
         self.lsn.0.store(lsn.get(), Ordering::Release);
         inner.waiters.take(lsn, woken);
         true
@@ -191,7 +199,90 @@ impl Waiters {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, ringwal_loom))]
+pub(super) mod loom_model {
+    use std::task::Wake;
+
+    use super::*;
+    use crate::disk::Notify;
+    #[cfg(ringwal_seeded_bugs)]
+    use crate::sync::catches;
+    use crate::sync::{Arc, model};
+
+    /// A thread that can be woken as a task is.
+    pub(in crate::runtime) struct Task(Notify);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.wake();
+        }
+    }
+
+    impl Task {
+        pub(in crate::runtime) fn new() -> Arc<Self> {
+            Arc::new(Self(Notify::new().unwrap()))
+        }
+
+        pub(in crate::runtime) fn sleep(&self) {
+            self.0.park(None);
+        }
+    }
+
+    /// Polls until it is ready, sleeping in between.
+    pub(in crate::runtime) fn wait(durable: &Durable, lsn: Lsn, task: &Arc<Task>) -> Result<(), End> {
+        let mut place = Place::default();
+        loop {
+            match durable.poll(lsn, &mut place, &Waker::from(task.clone())) {
+                Poll::Ready(answer) => return answer,
+                Poll::Pending => task.sleep(),
+            }
+        }
+    }
+
+    /// One waits for an LSN that becomes durable, one for a later one and is told of the end, one gives up.
+    fn every_waiter_hears(bug: Option<&'static str>) {
+        model(bug, 2, || {
+            let durable = Arc::new(Durable::new(Lsn::ZERO));
+            let waiters = [1, 2].map(|lsn| {
+                let durable = durable.clone();
+                loom::thread::spawn(move || wait(&durable, Lsn::new(lsn), &Task::new()))
+            });
+            let gone = loom::thread::spawn({
+                let durable = durable.clone();
+                move || {
+                    let mut place = Place::default();
+                    let _ready = durable.poll(Lsn::FIRST, &mut place, Waker::noop());
+                    durable.forget(Lsn::FIRST, &mut place);
+                }
+            });
+            let mut woken = Vec::new();
+            durable.publish(Lsn::FIRST, &mut woken);
+            woken.drain(..).for_each(Waker::wake);
+            durable.finish(End::Closed, &mut woken);
+            woken.drain(..).for_each(Waker::wake);
+            gone.join().unwrap();
+            let answers = waiters.map(|waiter| waiter.join().unwrap());
+            assert_eq!(answers, [Ok(()), Err(End::Closed)]);
+            let waiters = &lock(&durable.inner.0).waiters;
+            assert!(waiters.queue.is_empty() && waiters.gone == 0, "somebody stayed: {waiters:?}");
+        });
+    }
+
+    #[test]
+    fn loom_every_waiter_hears() {
+        every_waiter_hears(None);
+    }
+
+    #[cfg(ringwal_seeded_bugs)]
+    #[test]
+    fn loom_catches_careless_waiting() {
+        for bug in ["durable-no-recheck", "durable-publish-late"] {
+            assert!(catches(bug, every_waiter_hears), "{bug}");
+        }
+    }
+}
+
+#[cfg(all(test, not(ringwal_loom)))]
 mod tests {
     use super::*;
     use std::sync::Arc;

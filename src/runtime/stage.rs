@@ -24,6 +24,7 @@ use crate::error::{AppendError, Cause, IoFailure};
 use crate::format::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, RecordCrc, batch_bytes, record, record_bytes};
 use crate::journal::{Batcher, Placing, Shape, Space, Staged};
 use crate::lsn::{LogId, Lsn};
+use crate::seeded;
 
 /// A record at least this large is copied into a buffer of its own.
 pub(crate) const LARGE_BYTES: usize = 128 << 10;
@@ -360,7 +361,7 @@ impl Stage {
     /// What there is to do. What is staged already counts for `wake`: it is the next record that wakes then.
     pub(crate) fn view(&self, wake: Wake) -> View {
         let mut inner = lock(&self.inner.0);
-        inner.wake = wake;
+        inner.wake = if seeded::is("stage-view-blind") { Wake::Never } else { wake };
         View {
             staged: inner.batches.staged(),
             staged_records: inner.batches.records(),
@@ -515,14 +516,14 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
+mod rig {
     use super::*;
     use crate::journal::Placement;
     use crate::lsn::SegmentId;
 
-    const BUFFER_BYTES: usize = 4096;
+    pub(super) const BUFFER_BYTES: usize = 4096;
 
-    fn stage(buffers: usize) -> Stage {
+    pub(super) fn stage(buffers: usize) -> Stage {
         let space = Space { id: SegmentId::new(1), block_bytes: 512, blocks: 1000 };
         Stage::new(Parts {
             batcher: Batcher::new(Placement::new(space, 1, []), Lsn::FIRST, BUFFER_BYTES),
@@ -536,6 +537,155 @@ mod tests {
             buffer_bytes: BUFFER_BYTES,
         })
     }
+}
+
+#[cfg(all(test, ringwal_loom))]
+mod loom_model {
+    use super::super::durable::loom_model::{Task, wait};
+    use super::super::durable::{Durable, Place};
+    use super::*;
+    #[cfg(ringwal_seeded_bugs)]
+    use crate::sync::catches;
+    use crate::sync::model;
+
+    struct Log {
+        stage: Stage,
+        durable: Durable,
+    }
+
+    impl Log {
+        fn new() -> Arc<Self> {
+            Arc::new(Self { stage: rig::stage(4), durable: Durable::new(Lsn::ZERO) })
+        }
+
+        /// What an appending future does.
+        fn append(&self, payload: &[u8]) -> Result<Lsn, AppendError> {
+            let (task, mut turn) = (Task::new(), Turn::default());
+            let entry = Entry::Record(self.stage.crc(payload), payload);
+            loop {
+                let turn = Some((&mut turn, &Waker::from(task.clone())));
+                match self.stage.stage(&entry, &mut None, turn) {
+                    Outcome::NoRoom => task.sleep(),
+                    Outcome::Refused(refusal) => return Err(refusal),
+                    Outcome::Staged(lsn) => {
+                        task.sleep();
+                        return wait(&self.durable, lsn, &task).map(|()| lsn).map_err(AppendError::from);
+                    }
+                }
+            }
+        }
+
+        /// What the ring thread does with the batches, over a disk that is durable at once. True if it was one.
+        fn serve(&self, last: &mut Lsn) -> bool {
+            let Some((shape, buffer)) = self.stage.take() else { return false };
+            assert_eq!(shape.first, last.next(), "LSNs are dense");
+            *last = shape.last();
+            let records = &buffer[BATCH_HEADER_BYTES..][..shape.records_bytes];
+            let mut terms = 0u64;
+            let mut rest = records;
+            for lsn in shape.first.get()..=last.get() {
+                // A record's bytes are all alike, and none of them zero.
+                let len = usize::try_from(u32::from_le_bytes(rest[..4].try_into().unwrap())).unwrap();
+                let payload = &rest[RECORD_HEADER_BYTES..][..len];
+                let mut again = vec![0; record_bytes(len)];
+                let crc = self.stage.crc(&vec![payload[0]; len]);
+                terms = terms.wrapping_add(record::encode(crc, Lsn::new(lsn), payload, &mut again));
+                assert!(payload[0] != 0 && rest[..again.len()] == again[..], "record {lsn} is not whole");
+                rest = &rest[again.len()..];
+            }
+            assert_eq!((rest.len(), terms), (0, shape.digest));
+            let mut woken = Vec::new();
+            if self.durable.publish(*last, &mut woken) {
+                self.stage.publish(*last, &mut woken);
+            }
+            self.stage.give_back(buffer);
+            woken.into_iter().for_each(Waker::wake);
+            true
+        }
+    }
+
+    /// Two append, one of them a record that is copied outside the lock; the ring thread sleeps whenever it finds nothing.
+    fn every_append_is_served(bug: Option<&'static str>) {
+        model(bug, 2, || {
+            let log = Log::new();
+            let appenders = [16, COPIED_INSIDE_BYTES + 1].map(|len| {
+                let log = log.clone();
+                loom::thread::spawn(move || log.append(&vec![7; len]))
+            });
+            let mut last = Lsn::ZERO;
+            while last < Lsn::new(2) {
+                let staged = log.stage.view(Wake::AtNext).staged;
+                if staged == Staged::Nothing || !log.serve(&mut last) {
+                    log.stage.notify.park(None);
+                }
+            }
+            let mut lsns = appenders.map(|appender| appender.join().unwrap().unwrap().get());
+            lsns.sort_unstable();
+            assert_eq!(lsns, [1, 2]);
+        });
+    }
+
+    /// An append beside a close: it is durable or refused. With `poison` the log fails instead of serving.
+    fn everybody_hears_of_the_end(bug: Option<&'static str>, poison: bool) {
+        model(bug, 3, move || {
+            let log = Log::new();
+            let appender = loom::thread::spawn({
+                let log = log.clone();
+                move || log.append(&[7; COPIED_INSIDE_BYTES + 1])
+            });
+            let closer = loom::thread::spawn({
+                let log = log.clone();
+                move || log.stage.close()
+            });
+            let mut last = Lsn::ZERO;
+            loop {
+                let view = log.stage.view(Wake::AtNext);
+                match view.staged {
+                    Staged::Nothing if view.closing => break,
+                    Staged::Nothing => log.stage.notify.park(None),
+                    _ if poison => break,
+                    _ if log.serve(&mut last) => {}
+                    _ => log.stage.notify.park(None),
+                }
+            }
+            let mut woken = Vec::new();
+            log.stage.finish(End::Closed, &mut woken);
+            log.durable.finish(End::Closed, &mut woken);
+            woken.into_iter().for_each(Waker::wake);
+            closer.join().unwrap();
+            let served = if last == Lsn::ZERO { Err(AppendError::Closed) } else { Ok(Lsn::FIRST) };
+            assert_eq!(appender.join().unwrap(), served);
+            assert!(log.durable.poll(Lsn::MAX, &mut Place::default(), Waker::noop()).is_ready());
+        });
+    }
+
+    #[test]
+    fn loom_every_append_is_served() {
+        every_append_is_served(None);
+    }
+
+    #[test]
+    fn loom_everybody_hears_of_the_end() {
+        everybody_hears_of_the_end(None, false);
+        everybody_hears_of_the_end(None, true);
+    }
+
+    #[cfg(ringwal_seeded_bugs)]
+    #[test]
+    fn loom_catches_careless_staging() {
+        for bug in ["stage-view-blind", "stage-commit-silent", "stage-take-uncommitted", "stage-no-recheck"] {
+            assert!(catches(bug, every_append_is_served), "{bug}");
+        }
+        for (bug, poison) in [("stage-view-blind", false), ("stage-end-untold", true)] {
+            assert!(catches(bug, |bug| everybody_hears_of_the_end(bug, poison)), "{bug}");
+        }
+    }
+}
+
+#[cfg(all(test, not(ringwal_loom)))]
+mod tests {
+    use super::rig::stage;
+    use super::*;
 
     fn append(stage: &Stage, payload: &[u8]) -> Outcome {
         stage.stage(&Entry::Record(stage.crc(payload), payload), &mut None, None)
