@@ -3,7 +3,7 @@
 //! Behind feature `sim`, for tests only: nothing here is part of the library's promises.
 
 use std::fmt;
-use std::sync::Mutex;
+
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::runtime::append::{AppendBatch, Pending};
 use crate::runtime::driver::Driver;
 use crate::runtime::durable::End;
 use crate::runtime::index::Index;
-use crate::runtime::sync::{Arc, lock};
+use crate::runtime::sync::{Arc, Mutex, lock};
 use crate::runtime::{Command, Inbox, Job, Shared, Workshop};
 use crate::stats::StatsCell;
 

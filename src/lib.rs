@@ -91,6 +91,7 @@ mod runtime;
 #[doc(hidden)]
 pub mod seeded;
 mod stats;
+mod sync;
 
 pub use disk::Method;
 #[cfg(any(test, feature = "sim"))]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// `options` stands above `format`, because validating sizes takes the format's arithmetic on them (`batch_bytes`,
 /// `record_bytes` and the header lengths); `format` knows nothing of options.
 const LADDER: [&[&str]; 11] = [
-    &["lsn", "seeded"],
+    &["lsn", "seeded", "sync"],
     &["error", "stats"],
     &["format"],
     &["options"],

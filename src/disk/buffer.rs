@@ -37,6 +37,16 @@ impl Buffer {
         Self { ptr, layout, fixed: None }
     }
 
+    /// Where its byte `at` lies, for who hands out parts of it.
+    ///
+    /// # Panics
+    /// If that is behind its end.
+    pub(super) fn at(&mut self, at: usize) -> NonNull<u8> {
+        assert!(at <= self.layout.size(), "behind the end");
+        // SAFETY: within the allocation, or one byte behind it.
+        unsafe { self.ptr.add(at) }
+    }
+
     /// Its index among the ring's registered buffers, if it is one.
     pub(crate) fn fixed(&self) -> Option<u16> {
         self.fixed

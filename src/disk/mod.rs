@@ -30,6 +30,7 @@ pub(crate) mod notify;
 pub(crate) mod null;
 pub(crate) mod probe;
 pub(crate) mod ring;
+pub(crate) mod shared;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub(crate) mod syscall;

@@ -17,12 +17,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread::{self, Thread};
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::seeded;
+use crate::sync::{AtomicU8, Ordering};
 
 /// Running; it will look at its queues before it sleeps only if told so.
 const AWAKE: u8 = 0;
@@ -33,14 +33,19 @@ const PARKED: u8 = 2;
 /// Asleep, or about to be, in the kernel with a poll of the eventfd armed.
 const IN_RING: u8 = 3;
 
+use bed::Bed;
+
 /// Wakes one thread from any other. Sticky: a wake-up of an awake thread makes its next sleep return at once.
 #[derive(Debug)]
 pub(crate) struct Notify {
     state: AtomicU8,
-    /// Whom `park` puts to sleep: known before the state first becomes `PARKED`.
-    sleeper: OnceLock<Thread>,
+    /// Where `park` sleeps.
+    bed: Bed,
     /// Written to wake a thread that sleeps in the ring. Nobody needs to read it: the ring's poll reports every write.
     eventfd: EventFd,
+    /// The eventfd, to a model.
+    #[cfg(all(test, ringwal_loom))]
+    written: Bed,
 }
 
 impl Notify {
@@ -48,20 +53,25 @@ impl Notify {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let eventfd = EventFd::from_value_and_flags(0, flags)?;
-        Ok(Self { state: AtomicU8::new(AWAKE), sleeper: OnceLock::new(), eventfd })
+        Ok(Self {
+            state: AtomicU8::new(AWAKE),
+            bed: Bed::default(),
+            eventfd,
+            #[cfg(all(test, ringwal_loom))]
+            written: Bed::default(),
+        })
     }
 
     /// Wakes the thread, or keeps it from its next sleep.
     pub(crate) fn wake(&self) {
-        match self.state.swap(NOTIFIED, Ordering::AcqRel) {
-            PARKED => {
-                if let Some(sleeper) = self.sleeper.get() {
-                    sleeper.unpark();
-                }
-            }
+        let order = if seeded::is("notify-relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
+        match self.state.swap(NOTIFIED, order) {
+            PARKED => self.bed.rouse(),
             IN_RING => {
                 // It fails only with a full counter, and then the eventfd is readable anyway.
                 let _full = self.eventfd.write(1);
+                #[cfg(all(test, ringwal_loom))]
+                self.written.rouse();
             }
             _ => {}
         }
@@ -69,13 +79,9 @@ impl Notify {
 
     /// Sleeps until woken, or until `timeout` has passed; may return early. Always called by the same thread.
     pub(crate) fn park(&self, timeout: Option<Duration>) {
-        let sleeper = self.sleeper.get_or_init(thread::current);
-        debug_assert_eq!(sleeper.id(), thread::current().id(), "one Notify wakes one thread");
+        self.bed.prepare();
         if self.fall_asleep(PARKED) {
-            match timeout {
-                Some(timeout) => thread::park_timeout(timeout),
-                None => thread::park(),
-            }
+            self.bed.sleep(timeout);
             self.get_up();
         }
     }
@@ -98,6 +104,10 @@ impl Notify {
     }
 
     fn fall_asleep(&self, place: u8) -> bool {
+        if seeded::is("notify-blind-sleep") {
+            self.state.store(place, Ordering::Release);
+            return true;
+        }
         let asleep = self.state.compare_exchange(AWAKE, place, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if !asleep {
             self.get_up();
@@ -110,11 +120,147 @@ impl Notify {
     }
 }
 
-#[cfg(test)]
+/// A place to sleep in, for one thread. Sticky: who is roused before the sleep does not sleep.
+#[cfg(not(all(test, ringwal_loom)))]
+mod bed {
+    use std::sync::OnceLock;
+    use std::thread::{self, Thread};
+    use std::time::Duration;
+
+    #[derive(Debug, Default)]
+    pub(super) struct Bed {
+        /// Known before anybody can have a reason to rouse it.
+        sleeper: OnceLock<Thread>,
+    }
+
+    impl Bed {
+        /// Comes before each sleep.
+        pub(super) fn prepare(&self) {
+            let sleeper = self.sleeper.get_or_init(thread::current);
+            debug_assert_eq!(sleeper.id(), thread::current().id(), "one Notify wakes one thread");
+        }
+
+        pub(super) fn sleep(&self, timeout: Option<Duration>) {
+            match timeout {
+                Some(timeout) => thread::park_timeout(timeout),
+                None => thread::park(),
+            }
+        }
+
+        pub(super) fn rouse(&self) {
+            if let Some(sleeper) = self.sleeper.get() {
+                sleeper.unpark();
+            }
+        }
+    }
+}
+
+/// The same for a model, in which no time passes and nobody is roused without a cause.
+#[cfg(all(test, ringwal_loom))]
+mod bed {
+    use std::time::Duration;
+
+    use loom::sync::{Condvar, Mutex};
+
+    #[derive(Debug, Default)]
+    pub(super) struct Bed {
+        roused: Mutex<bool>,
+        change: Condvar,
+    }
+
+    impl Bed {
+        pub(super) fn prepare(&self) {}
+
+        pub(super) fn sleep(&self, _timeout: Option<Duration>) {
+            let mut roused = self.roused.lock().unwrap();
+            while !*roused {
+                roused = self.change.wait(roused).unwrap();
+            }
+            *roused = false;
+        }
+
+        pub(super) fn rouse(&self) {
+            *self.roused.lock().unwrap() = true;
+            self.change.notify_one();
+        }
+    }
+}
+
+#[cfg(all(test, ringwal_loom))]
+impl Notify {
+    /// What a ring does between [`Notify::begin_ring_wait`] and [`Notify::end_ring_wait`].
+    pub(crate) fn wait_for_eventfd(&self) {
+        self.written.sleep(None);
+    }
+}
+
+#[cfg(all(test, ringwal_loom))]
+mod loom_model {
+    use super::*;
+    #[cfg(ringwal_seeded_bugs)]
+    use crate::sync::catches;
+    use crate::sync::{Arc, AtomicU64, model};
+
+    /// Two producers publish work and wake; the sleeper works until it has seen all of it, sleeping whenever it finds
+    /// nothing. A lost wake-up is a deadlock, which loom reports.
+    fn all_work_is_seen(bug: Option<&'static str>, in_ring: fn(usize) -> bool) {
+        model(bug, 3, move || {
+            let notify = Arc::new(Notify::new().unwrap());
+            let work = Arc::new(AtomicU64::new(0));
+            let threads: Vec<_> = (0..2)
+                .map(|_| {
+                    let (notify, work) = (notify.clone(), work.clone());
+                    loom::thread::spawn(move || {
+                        work.fetch_add(1, Ordering::Relaxed);
+                        notify.wake();
+                    })
+                })
+                .collect();
+            let mut sleeps = 0;
+            while work.load(Ordering::Relaxed) < 2 {
+                if !in_ring(sleeps) {
+                    notify.park(None);
+                } else if notify.begin_ring_wait() {
+                    notify.wait_for_eventfd();
+                    notify.end_ring_wait();
+                }
+                sleeps += 1;
+            }
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn loom_no_wake_up_is_lost_while_parking() {
+        all_work_is_seen(None, |_| false);
+    }
+
+    #[test]
+    fn loom_no_wake_up_is_lost_in_the_ring() {
+        all_work_is_seen(None, |_| true);
+    }
+
+    #[test]
+    fn loom_no_wake_up_is_lost_between_the_places() {
+        all_work_is_seen(None, |sleeps| sleeps % 2 == 0);
+    }
+
+    #[cfg(ringwal_seeded_bugs)]
+    #[test]
+    fn loom_catches_a_careless_waker_and_a_careless_sleeper() {
+        for bug in ["notify-relaxed", "notify-blind-sleep"] {
+            assert!(catches(bug, |bug| all_work_is_seen(bug, |_| false)), "{bug} while parking");
+            assert!(catches(bug, |bug| all_work_is_seen(bug, |_| true)), "{bug} in the ring");
+        }
+    }
+}
+
+#[cfg(all(test, not(ringwal_loom)))]
 mod tests {
     use super::*;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::sync::atomic::AtomicU64;
+    use std::thread;
 
     const ROUNDS: u64 = 50_000;
     /// Far beyond any scheduling delay: only a lost wake-up lasts this long.

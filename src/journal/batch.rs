@@ -109,16 +109,22 @@ impl Batcher {
         format::BATCH_HEADER_BYTES
     }
 
-    /// Counts a record of `records_bytes` bytes (header included) into the open batch.
-    pub(crate) fn add(&mut self, records_bytes: usize, mixed: u64) -> Lsn {
+    /// Counts `count` records of `records_bytes` bytes together (headers included) into the open batch. Returns the first
+    /// one's LSN.
+    pub(crate) fn add(&mut self, count: u32, records_bytes: usize) -> Lsn {
         let lsn = self.next_lsn;
         let open = self.open.as_mut().expect("begin comes before add");
         open.shape.records_bytes += records_bytes;
-        open.shape.count += 1;
-        open.shape.digest = open.shape.digest.wrapping_add(mixed);
+        open.shape.count += count;
         assert!(open.shape.records_bytes <= open.records_bytes_max, "a record outgrew its batch");
-        self.next_lsn = lsn.next();
+        self.next_lsn = lsn.plus(u64::from(count));
         lsn
+    }
+
+    /// Adds to the open batch's digest the terms of records that [`Batcher::add`] counted.
+    pub(crate) fn mix(&mut self, terms: u64) {
+        let open = self.open.as_mut().expect("add comes before mix");
+        open.shape.digest = open.shape.digest.wrapping_add(terms);
     }
 
     /// Closes the open batch, if there is one: its place is final.
@@ -170,7 +176,8 @@ mod tests {
             batcher.begin(buffer_bytes, bytes, rotates);
         }
         if placing != Placing::NoSegment {
-            batcher.add(bytes, 1);
+            batcher.add(1, bytes);
+            batcher.mix(1);
         }
         placing
     }

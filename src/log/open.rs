@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Mutex;
+
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,7 +24,7 @@ use crate::runtime::append::block_on;
 use crate::runtime::durable::Durable;
 use crate::runtime::index::Index;
 use crate::runtime::stage::{Parts, Stage};
-use crate::runtime::sync::{Arc, lock};
+use crate::runtime::sync::{Arc, Mutex, lock};
 use crate::runtime::{Command, Inbox, Shared, Tenancy};
 use crate::stats::StatsCell;
 

@@ -63,9 +63,9 @@ impl<'a> Cargo<'a> {
         }
         let turn = waker.map(|waker| (turn, waker));
         match self {
-            Self::Record(crc, payload) => shared.stage.stage(Entry::Record(crc.clone(), payload), &mut None, turn),
-            Self::Group(records) => shared.stage.stage(Entry::Group(records), &mut None, turn),
-            Self::Packed(crc, len, buffer) => shared.stage.stage(Entry::Large(crc.clone(), *len), buffer, turn),
+            Self::Record(crc, payload) => shared.stage.stage(&Entry::Record(crc.clone(), payload), &mut None, turn),
+            Self::Group(records) => shared.stage.stage(&Entry::Group(records), &mut None, turn),
+            Self::Packed(crc, len, buffer) => shared.stage.stage(&Entry::Large(crc.clone(), *len), buffer, turn),
             Self::Unpacked(_) => Outcome::NoRoom,
         }
     }
@@ -105,23 +105,25 @@ impl<'a> Appending<'a> {
 
     /// Ready with the last LSN.
     fn poll(&mut self, shared: &Shared, cx: &Context<'_>) -> Poll<Result<Lsn, AppendError>> {
-        if let State::Unstaged { cargo, turn } = &mut self.state {
-            match cargo.stage(shared, turn, Some(cx.waker())) {
+        let answer = match &mut self.state {
+            State::Unstaged { cargo, turn } => match cargo.stage(shared, turn, Some(cx.waker())) {
                 Outcome::NoRoom => return Poll::Pending,
-                Outcome::Staged(last) => self.state = State::Staged { last, place: Place::default() },
+                // Its waker lies with the batch: there is nothing to look at before it is woken.
+                Outcome::Staged(last) => {
+                    self.state = State::Staged { last, place: Place::default() };
+                    return Poll::Pending;
+                }
                 Outcome::Refused(refusal) => {
                     cargo.drop_buffer(shared);
-                    self.state = State::Refused(refusal);
+                    Err(refusal)
                 }
-            }
-        }
-        let answer = match &mut self.state {
+            },
             State::Staged { last, place } => match shared.durable.poll(*last, place, cx.waker()) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(result) => result.map(|()| *last).map_err(AppendError::from),
             },
             State::Refused(refusal) => Err(refusal.clone()),
-            State::Unstaged { .. } | State::Done => panic!("polled after it was ready"),
+            State::Done => panic!("polled after it was ready"),
         };
         self.state = State::Done;
         Poll::Ready(answer)

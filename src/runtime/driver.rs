@@ -298,7 +298,7 @@ impl Tenant {
     /// Publishes the watermark.
     fn publish(&mut self, woken: &mut Vec<Waker>) {
         if !self.poisoned {
-            self.shared.durable.publish(self.journal.poll_durable(), woken);
+            self.shared.publish(self.journal.poll_durable(), woken);
         }
     }
 

@@ -2,14 +2,18 @@
 //!
 //! A waiter is an LSN and a waker: dropping the future that holds it frees nothing that the kernel can see. `publish`
 //! collects wakers under the lock and the driver wakes them outside it, after it has submitted the next batch.
+//!
+//! An appender's first waker lies with its batch (`batches`) and never comes here: here wait those who have an LSN and
+//! come later, and appenders that are polled again before they are due. They stand in the order of their LSNs, so that
+//! publishing costs no more than those who are woken, and there is nothing to allocate once the queue is warm.
 
+use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
-use slab::Slab;
-
-use super::sync::{AtomicU64, Mutex, Ordering, lock};
+use super::sync::{AtomicU64, Mutex, Ordering, Padded, lock};
 use crate::error::Cause;
 use crate::lsn::Lsn;
+use crate::seeded;
 
 /// How a log ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,14 +27,14 @@ pub(crate) enum End {
 /// One log's durable LSN, or its end.
 #[derive(Debug)]
 pub(crate) struct Durable {
-    /// Also readable without the lock; written under it.
-    lsn: AtomicU64,
-    inner: Mutex<Inner>,
+    /// Also readable without the lock; written under it, by the ring thread alone.
+    lsn: Padded<AtomicU64>,
+    inner: Padded<Mutex<Inner>>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    waiters: Slab<Waiter>,
+    waiters: Waiters,
     end: Option<End>,
     /// Files and lock are let go.
     released: bool,
@@ -38,31 +42,24 @@ struct Inner {
     release: Vec<Waker>,
 }
 
-#[derive(Debug)]
-struct Waiter {
-    lsn: Lsn,
-    waker: Waker,
-}
-
-/// A future's place among the waiters. It is occupied exactly as long as neither the LSN is durable nor the log ended:
-/// whoever publishes removes it, so its holder asks for those two first.
+/// A future's place among the waiters.
 #[derive(Debug, Default)]
-pub(crate) struct Place(Option<usize>);
+pub(crate) struct Place(Option<u64>);
 
 impl Durable {
     pub(crate) fn new(lsn: Lsn) -> Self {
-        Self { lsn: AtomicU64::new(lsn.get()), inner: Mutex::default() }
+        Self { lsn: Padded(AtomicU64::new(lsn.get())), inner: Padded::default() }
     }
 
     /// Everything up to here is durable.
     pub(crate) fn lsn(&self) -> Lsn {
-        Lsn::new(self.lsn.load(Ordering::Acquire))
+        Lsn::new(self.lsn.0.load(Ordering::Acquire))
     }
 
     /// How the log ended, if it did.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn end(&self) -> Option<End> {
-        lock(&self.inner).end.clone()
+        lock(&self.inner.0).end.clone()
     }
 
     /// Ready when `lsn` is durable, or with the log's end if that comes first.
@@ -70,23 +67,21 @@ impl Durable {
         if lsn <= self.lsn() {
             return Poll::Ready(Ok(()));
         }
-        let mut inner = lock(&self.inner);
-        if lsn <= self.lsn() {
+        let mut inner = lock(&self.inner.0);
+        // Published between the look and the lock: nobody would wake this one.
+        if lsn <= self.lsn() && !seeded::is("durable-no-recheck") {
             return Poll::Ready(Ok(()));
         }
         if let Some(end) = &inner.end {
             return Poll::Ready(Err(end.clone()));
         }
-        match place.0 {
-            Some(key) => inner.waiters[key].waker.clone_from(waker),
-            None => place.0 = Some(inner.waiters.insert(Waiter { lsn, waker: waker.clone() })),
-        }
+        inner.waiters.wait(lsn, place, waker);
         Poll::Pending
     }
 
     /// Ready when the log has ended and let go of its files and its lock; tells how it ended.
     pub(crate) fn poll_released(&self, waker: &Waker) -> Poll<Option<End>> {
-        let mut inner = lock(&self.inner);
+        let mut inner = lock(&self.inner.0);
         if inner.released {
             return Poll::Ready(inner.end.clone());
         }
@@ -98,56 +93,196 @@ impl Durable {
 
     /// Files and lock are let go.
     pub(crate) fn release(&self, woken: &mut Vec<Waker>) {
-        let mut inner = lock(&self.inner);
+        let mut inner = lock(&self.inner.0);
         inner.released = true;
         woken.append(&mut inner.release);
     }
 
     /// Gives up a place: its future was dropped.
     pub(crate) fn forget(&self, lsn: Lsn, place: &mut Place) {
-        let Some(key) = place.0.take() else { return };
-        if lsn <= self.lsn() {
-            return;
-        }
-        let mut inner = lock(&self.inner);
-        if lsn > self.lsn() && inner.end.is_none() {
-            inner.waiters.remove(key);
+        if place.0.is_some() && lsn > self.lsn() {
+            lock(&self.inner.0).waiters.leave(lsn, place);
         }
     }
 
-    /// Everything up to `lsn` is durable: moves the wakers of those who waited for it to `woken`.
-    pub(crate) fn publish(&self, lsn: Lsn, woken: &mut Vec<Waker>) {
+    /// Everything up to `lsn` is durable: moves the wakers of those who waited here for it to `woken`. False if that is
+    /// nothing new.
+    pub(crate) fn publish(&self, lsn: Lsn, woken: &mut Vec<Waker>) -> bool {
         if lsn <= self.lsn() {
-            return;
+            return false;
         }
-        let mut inner = lock(&self.inner);
-        self.lsn.store(lsn.get(), Ordering::Release);
-        let Inner { waiters, .. } = &mut *inner;
-        // Ends early when everybody is served, which is the usual case.
-        let mut left = waiters.len();
-        for key in 0..waiters.capacity() {
-            if left == 0 {
-                break;
-            }
-            let Some(waiter) = waiters.get(key) else { continue };
-            left -= 1;
-            if waiter.lsn <= lsn {
-                woken.push(waiters.remove(key).waker);
-            }
+        let mut inner = lock(&self.inner.0);
+        if seeded::is("durable-publish-late") {
+            inner.waiters.take(lsn, woken);
+            drop(inner);
+            self.lsn.0.store(lsn.get(), Ordering::Release);
+            return true;
         }
+        self.lsn.0.store(lsn.get(), Ordering::Release);
+        inner.waiters.take(lsn, woken);
+        true
     }
 
     /// The log ended: everybody else is woken to be told. The first end stays.
     pub(crate) fn finish(&self, end: End, woken: &mut Vec<Waker>) {
-        let mut inner = lock(&self.inner);
+        let mut inner = lock(&self.inner.0);
         if inner.end.is_none() {
             inner.end = Some(end);
-            woken.extend(inner.waiters.drain().map(|waiter| waiter.waker));
+            inner.waiters.take(Lsn::MAX, woken);
         }
     }
 }
 
-#[cfg(test)]
+/// Who waits, in the order of (LSN, arrival).
+#[derive(Debug, Default)]
+struct Waiters {
+    queue: VecDeque<Waiter>,
+    next_id: u64,
+    /// How many in the queue have left it.
+    gone: usize,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    lsn: Lsn,
+    id: u64,
+    /// None: gone, its future was dropped.
+    waker: Option<Waker>,
+}
+
+impl Waiters {
+    /// Takes a place, or renews the waker of the one that was taken.
+    fn wait(&mut self, lsn: Lsn, place: &mut Place, waker: &Waker) {
+        if let Some(waiter) = place.0.and_then(|id| self.find(lsn, id)) {
+            if let Some(known) = &mut waiter.waker {
+                known.clone_from(waker);
+            }
+            return;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        place.0 = Some(id);
+        // Mostly the end.
+        let at = match self.queue.back() {
+            Some(last) if last.lsn > lsn => self.queue.partition_point(|waiter| waiter.lsn <= lsn),
+            _ => self.queue.len(),
+        };
+        self.queue.insert(at, Waiter { lsn, id, waker: Some(waker.clone()) });
+    }
+
+    /// Gives up a place, if it is still there.
+    fn leave(&mut self, lsn: Lsn, place: &mut Place) {
+        let Some(waiter) = place.0.take().and_then(|id| self.find(lsn, id)) else { return };
+        waiter.waker = None;
+        self.gone += 1;
+        // Thousands may leave at once: none of them moves the others.
+        if self.gone > self.queue.len() / 2 {
+            self.queue.retain(|waiter| waiter.waker.is_some());
+            self.gone = 0;
+        }
+    }
+
+    /// Removes everybody up to `lsn`.
+    fn take(&mut self, lsn: Lsn, woken: &mut Vec<Waker>) {
+        let count = self.queue.partition_point(|waiter| waiter.lsn <= lsn);
+        for waiter in self.queue.drain(..count) {
+            match waiter.waker {
+                Some(waker) => woken.push(waker),
+                None => self.gone -= 1,
+            }
+        }
+    }
+
+    fn find(&mut self, lsn: Lsn, id: u64) -> Option<&mut Waiter> {
+        let at = self.queue.partition_point(|waiter| (waiter.lsn, waiter.id) < (lsn, id));
+        self.queue.get_mut(at).filter(|waiter| waiter.id == id)
+    }
+}
+
+#[cfg(all(test, ringwal_loom))]
+pub(super) mod loom_model {
+    use std::task::Wake;
+
+    use super::*;
+    use crate::disk::Notify;
+    #[cfg(ringwal_seeded_bugs)]
+    use crate::sync::catches;
+    use crate::sync::{Arc, model};
+
+    /// A thread that can be woken as a task is.
+    pub(in crate::runtime) struct Task(Notify);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.wake();
+        }
+    }
+
+    impl Task {
+        pub(in crate::runtime) fn new() -> Arc<Self> {
+            Arc::new(Self(Notify::new().unwrap()))
+        }
+
+        pub(in crate::runtime) fn sleep(&self) {
+            self.0.park(None);
+        }
+    }
+
+    /// Polls until it is ready, sleeping in between.
+    pub(in crate::runtime) fn wait(durable: &Durable, lsn: Lsn, task: &Arc<Task>) -> Result<(), End> {
+        let mut place = Place::default();
+        loop {
+            match durable.poll(lsn, &mut place, &Waker::from(task.clone())) {
+                Poll::Ready(answer) => return answer,
+                Poll::Pending => task.sleep(),
+            }
+        }
+    }
+
+    /// One waits for an LSN that becomes durable, one for a later one and is told of the end, one gives up.
+    fn every_waiter_hears(bug: Option<&'static str>) {
+        model(bug, 2, || {
+            let durable = Arc::new(Durable::new(Lsn::ZERO));
+            let waiters = [1, 2].map(|lsn| {
+                let durable = durable.clone();
+                loom::thread::spawn(move || wait(&durable, Lsn::new(lsn), &Task::new()))
+            });
+            let gone = loom::thread::spawn({
+                let durable = durable.clone();
+                move || {
+                    let mut place = Place::default();
+                    let _ready = durable.poll(Lsn::FIRST, &mut place, Waker::noop());
+                    durable.forget(Lsn::FIRST, &mut place);
+                }
+            });
+            let mut woken = Vec::new();
+            durable.publish(Lsn::FIRST, &mut woken);
+            woken.drain(..).for_each(Waker::wake);
+            durable.finish(End::Closed, &mut woken);
+            woken.drain(..).for_each(Waker::wake);
+            gone.join().unwrap();
+            let answers = waiters.map(|waiter| waiter.join().unwrap());
+            assert_eq!(answers, [Ok(()), Err(End::Closed)]);
+            let waiters = &lock(&durable.inner.0).waiters;
+            assert!(waiters.queue.is_empty() && waiters.gone == 0, "somebody stayed: {waiters:?}");
+        });
+    }
+
+    #[test]
+    fn loom_every_waiter_hears() {
+        every_waiter_hears(None);
+    }
+
+    #[cfg(ringwal_seeded_bugs)]
+    #[test]
+    fn loom_catches_careless_waiting() {
+        for bug in ["durable-no-recheck", "durable-publish-late"] {
+            assert!(catches(bug, every_waiter_hears), "{bug}");
+        }
+    }
+}
+
+#[cfg(all(test, not(ringwal_loom)))]
 mod tests {
     use super::*;
     use std::sync::Arc;

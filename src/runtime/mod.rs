@@ -1,17 +1,17 @@
 //! THREADS AND WAKERS: no policy.
 //!
-//! - [`stage`]: appenders -> ring thread. [`durable`]: the watermark and who waits for it.
+//! - [`stage`]: appenders -> ring thread, over [`batches`] and [`queue`]. [`durable`]: the watermark and who waits for it.
 //! - [`driver`]: the loop. [`threads`]: the threads it runs on, and the helper that prepares segments.
 //! - [`append`]: the futures.
 
 pub(crate) mod append;
+mod batches;
 pub(crate) mod driver;
 pub(crate) mod durable;
 pub(crate) mod index;
 pub(crate) mod prepare;
 mod queue;
 pub(crate) mod stage;
-pub(crate) mod sync;
 pub(crate) mod threads;
 
 use std::sync::mpsc;
@@ -21,8 +21,9 @@ use crate::disk::{Directory, Lock, Notify, SegmentFile};
 use crate::error::{IoFailure, OpenError};
 use crate::format::SegmentHeader;
 use crate::journal::Journal;
-use crate::lsn::SegmentId;
+use crate::lsn::{Lsn, SegmentId};
 use crate::stats::StatsCell;
+pub(crate) use crate::sync;
 use durable::{Durable, End};
 use index::Index;
 use stage::Stage;
@@ -42,6 +43,14 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Everything up to `lsn` is durable: moves the wakers of all who waited for it to `woken`.
+    fn publish(&self, lsn: Lsn, woken: &mut Vec<Waker>) {
+        // The watermark first: who is woken, or polls meanwhile, sees it.
+        if self.durable.publish(lsn, woken) {
+            self.stage.publish(lsn, woken);
+        }
+    }
+
     /// The log ended: every waiter and every later append gets to know.
     fn finish(&self, end: End, woken: &mut Vec<Waker>) {
         self.stage.finish(end.clone(), woken);

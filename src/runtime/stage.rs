@@ -1,33 +1,41 @@
 //! Staging: how records get from their appenders to the ring thread.
 //!
-//! Under one short lock an appender learns its LSN and its place, copies its bytes into the open batch's buffer, and
-//! leaves. A large record is copied outside the lock, into a buffer of its own that then *becomes* the open batch. The
-//! ring thread takes whole batches. It says when it wants to be woken ([`Wake`], under the same lock): while a flush is in
-//! flight mostly never, or only for a batch worth a flight of its own; at the next record when it found nothing to do.
+//! Under one short lock an appender learns its LSN and its place and leaves its waker with the batch. A small record is
+//! copied there and then, which costs less than coming back; a longer one is copied outside the lock, into a range that
+//! is the appender's own until it commits it; a large one into a buffer of its own that then *becomes* the open batch.
+//! The ring thread takes whole batches, and one only when all of it is committed: otherwise the last to commit wakes it.
+//!
+//! The ring thread says when it wants to be woken ([`Wake`], under the same lock): while a flush is in flight mostly
+//! never, or only for a batch worth a flight of its own; at the next record when it found nothing to do.
 //!
 //! At the memory bound, or while no segment is ready, appenders wait their turn in a queue, first come first served. Who
 //! needs a buffer of its own (a large record, a slot) waits in another queue, so that a slot held for ever blocks nobody.
 
-use std::collections::VecDeque;
 use std::task::Waker;
 
+use super::batches::Batches;
 use super::durable::End;
 use super::queue::Queue;
 pub(crate) use super::queue::Turn;
-use super::sync::{Arc, Mutex, MutexGuard, lock};
+use super::sync::{Arc, Mutex, MutexGuard, Padded, lock};
+use crate::disk::shared::Claim;
 use crate::disk::{Buffer, BufferPool, Notify};
 use crate::error::{AppendError, Cause, IoFailure};
 use crate::format::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, RecordCrc, batch_bytes, record, record_bytes};
 use crate::journal::{Batcher, Placing, Shape, Space, Staged, Wake};
 use crate::lsn::{LogId, Lsn};
+use crate::seeded;
 
-/// A record at least this large is copied outside the lock.
+/// A record at least this large is copied into a buffer of its own.
 pub(crate) const LARGE_BYTES: usize = 128 << 10;
+
+/// What takes at most so many bytes is copied under the lock.
+const COPIED_INSIDE_BYTES: usize = 2 << 10;
 
 /// What an appender brings.
 #[derive(Debug)]
 pub(crate) enum Entry<'a> {
-    /// One record, to be copied under the lock.
+    /// One record.
     Record(RecordCrc, &'a [u8]),
     /// Several, which share a batch.
     Group(&'a [(RecordCrc, &'a [u8])]),
@@ -41,6 +49,37 @@ impl Entry<'_> {
             Self::Record(_, payload) => record_bytes(payload.len()),
             Self::Group(records) => records.iter().map(|(_, payload)| record_bytes(payload.len())).sum(),
             Self::Large(_, len) => record_bytes(*len),
+        }
+    }
+
+    fn count(&self) -> u32 {
+        match self {
+            Self::Group(records) => u32::try_from(records.len()).expect("a group is bounded by its bytes"),
+            Self::Record(..) | Self::Large(..) => 1,
+        }
+    }
+
+    /// Writes the records, of which the first has this LSN, to `out`, where they have their place. A large one stands there
+    /// already, unless it is still in `own`. Returns the sum of their terms of the digest.
+    fn encode(&self, first: Lsn, own: Option<&Buffer>, out: &mut [u8]) -> u64 {
+        match self {
+            Self::Record(crc, payload) => record::encode(crc.clone(), first, payload, out),
+            Self::Group(records) => {
+                let (mut lsn, mut rest, mut terms) = (first, out, 0u64);
+                for (crc, payload) in *records {
+                    let (here, behind) = rest.split_at_mut(record_bytes(payload.len()));
+                    terms = terms.wrapping_add(record::encode(crc.clone(), lsn, payload, here));
+                    (lsn, rest) = (lsn.next(), behind);
+                }
+                terms
+            }
+            Self::Large(crc, len) => match own {
+                Some(copy) => {
+                    let payload = &copy[BATCH_HEADER_BYTES + RECORD_HEADER_BYTES..][..*len];
+                    record::encode(crc.clone(), first, payload, out)
+                }
+                None => record::encode_header(crc.clone(), first, &mut out[..RECORD_HEADER_BYTES]),
+            },
         }
     }
 }
@@ -58,7 +97,8 @@ pub(crate) enum Outcome {
 /// One log's staging area.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    inner: Mutex<Inner>,
+    /// What appenders write, apart from what they only read.
+    inner: Padded<Mutex<Inner>>,
     notify: Arc<Notify>,
     log_id: LogId,
     nonce: u64,
@@ -71,19 +111,13 @@ pub(crate) struct Stage {
 
 #[derive(Debug)]
 struct Inner {
-    batcher: Batcher,
-    /// The open batch's buffer; the batcher knows its shape.
-    open: Option<Buffer>,
-    /// Closed batches, oldest first.
-    closed: VecDeque<(Shape, Buffer)>,
+    batches: Batches,
     pool: BufferPool,
     /// Who waits for a place.
     queue: Queue,
     /// Who waits for a buffer of its own; those whom a slot held for ever keeps waiting are all here.
     buffer_queue: Queue,
     next_ticket: u64,
-    /// Records staged and not yet taken.
-    staged_records: u32,
     /// What the ring thread wants to be woken for; once.
     wake: Wake,
     /// Nothing more is taken.
@@ -105,6 +139,22 @@ pub(crate) struct View {
     pub(crate) retry_wanted: bool,
 }
 
+/// Records that have their LSNs and their place, and are to be copied there, outside the lock.
+#[derive(Debug)]
+struct Copying {
+    first: Lsn,
+    claim: Claim,
+}
+
+impl Copying {
+    /// Copies and commits. True if the ring thread waits for this one.
+    fn run(self, entry: &Entry<'_>, own: Option<&Buffer>) -> bool {
+        let Self { first, mut claim } = self;
+        let terms = entry.encode(first, own, claim.bytes());
+        claim.commit(terms)
+    }
+}
+
 /// What a stage is made of.
 #[derive(Debug)]
 pub(crate) struct Parts {
@@ -122,14 +172,11 @@ pub(crate) struct Parts {
 impl Stage {
     pub(crate) fn new(parts: Parts) -> Self {
         let inner = Inner {
-            batcher: parts.batcher,
-            open: None,
-            closed: VecDeque::new(),
+            batches: Batches::new(parts.batcher),
             pool: parts.pool,
             queue: Queue::default(),
             buffer_queue: Queue::default(),
             next_ticket: 0,
-            staged_records: 0,
             wake: Wake::Never,
             closing: false,
             end: None,
@@ -137,7 +184,7 @@ impl Stage {
             retry_wanted: false,
         };
         Self {
-            inner: Mutex::new(inner),
+            inner: Padded(Mutex::new(inner)),
             notify: parts.notify,
             log_id: parts.log_id,
             nonce: parts.nonce,
@@ -150,7 +197,7 @@ impl Stage {
 
     /// Gives it its buffers: before the first append.
     pub(crate) fn set_pool(&self, pool: BufferPool) {
-        lock(&self.inner).pool = pool;
+        lock(&self.inner.0).pool = pool;
     }
 
     /// An appender's part of a record's checksum, done outside the lock.
@@ -179,20 +226,26 @@ impl Stage {
         }
     }
 
-    /// Gives the records their LSNs and copies them in. With `turn` an appender that does not fit is queued under
-    /// `waker`, and one that is queued is served only at the head of the queue. `buffer` is a large record's own, taken if
-    /// it is staged.
+    /// Gives the records their LSNs and copies them in. With `turn` an appender that does not fit is queued under its waker,
+    /// and one that is queued is served only at the head of the queue; one that is staged is woken when its records are
+    /// durable, or the log ended. `buffer` is a large record's own, taken if it is staged.
     pub(crate) fn stage(
         &self,
-        entry: Entry<'_>,
+        entry: &Entry<'_>,
         buffer: &mut Option<Buffer>,
         turn: Option<(&mut Turn, &Waker)>,
     ) -> Outcome {
-        let mut inner = lock(&self.inner);
+        let waiter = turn.as_ref().map(|(_, waker)| Waker::clone(waker));
+        let mut copy = None;
+        let mut inner = lock(&self.inner.0);
         // Who brings a buffer waits behind nobody: the others may be waiting for that very memory.
         let brings = buffer.is_some();
         let behind = !brings && inner.queue.is_behind(turn.as_ref().map(|(turn, _)| &**turn));
-        let outcome = if behind && inner.refusal().is_none() { Outcome::NoRoom } else { inner.stage(entry, buffer) };
+        let outcome = match inner.refusal() {
+            Some(refusal) => Outcome::Refused(refusal),
+            None if behind => Outcome::NoRoom,
+            None => inner.stage(entry, buffer, waiter, &mut copy),
+        };
         let served = outcome != Outcome::NoRoom;
         match turn {
             Some((turn, waker)) if !served => inner.queue_up(turn, waker, brings),
@@ -200,10 +253,24 @@ impl Stage {
             None => {}
         }
         let next = if served { inner.queue.head() } else { None };
-        self.release(inner, !served);
+        let mut wake = inner.is_wake_due(!served);
+        drop(inner);
+        if let Some(copy) = copy {
+            wake |= copy.run(entry, buffer.as_ref());
+        }
+        // Only now: woken before the copy, the ring thread would find nothing to take.
+        if wake {
+            self.notify.wake();
+        }
         // The next in line may fit too, or be refused too: each that leaves wakes the one behind it.
         if let Some(waker) = next {
             waker.wake();
+        }
+        // A large record that joined others leaves its buffer behind.
+        if matches!(outcome, Outcome::Staged(_))
+            && let Some(left) = buffer.take()
+        {
+            self.give_back(left);
         }
         outcome
     }
@@ -223,7 +290,7 @@ impl Stage {
         len: usize,
         turn: Option<(&mut Turn, &Waker)>,
     ) -> Result<Option<Buffer>, AppendError> {
-        let mut inner = lock(&self.inner);
+        let mut inner = lock(&self.inner.0);
         if let Some(refusal) = inner.refusal() {
             return Err(refusal);
         }
@@ -251,7 +318,7 @@ impl Stage {
         if turn.is_free() {
             return;
         }
-        let mut inner = lock(&self.inner);
+        let mut inner = lock(&self.inner.0);
         inner.queue.leave(turn);
         inner.buffer_queue.leave(turn);
         self.wake_heads(inner);
@@ -259,17 +326,17 @@ impl Stage {
 
     /// The last LSN that was handed out.
     pub(crate) fn appended(&self) -> Lsn {
-        lock(&self.inner).batcher.next_lsn().prev()
+        lock(&self.inner.0).batches.appended()
     }
 
     /// Bytes of memory that hold records on their way.
     pub(crate) fn pending_bytes(&self) -> usize {
-        lock(&self.inner).pool.in_use_bytes()
+        lock(&self.inner.0).pool.in_use_bytes()
     }
 
     /// Takes no more records; the ring thread makes durable what is staged, seals and ends.
     pub(crate) fn close(&self) {
-        let mut inner = lock(&self.inner);
+        let mut inner = lock(&self.inner.0);
         inner.closing = true;
         inner.wake = Wake::AtNext;
         let queues = [std::mem::take(&mut inner.queue), std::mem::take(&mut inner.buffer_queue)];
@@ -279,48 +346,40 @@ impl Stage {
 
     /// What there is to do. What is staged already counts for `wake`: it is the next record that wakes then.
     pub(crate) fn view(&self, wake: Wake) -> View {
-        let mut inner = lock(&self.inner);
-        let staged = match (inner.closed.is_empty(), inner.open.is_some()) {
-            (false, _) => Staged::Closed,
-            (true, true) => Staged::Open,
-            (true, false) => Staged::Nothing,
-        };
-        inner.wake = wake;
+        let mut inner = lock(&self.inner.0);
+        inner.wake = if seeded::is("stage-view-blind") { Wake::Never } else { wake };
         View {
-            staged,
-            staged_records: inner.staged_records,
+            staged: inner.batches.staged(),
+            staged_records: inner.batches.records(),
             closing: inner.closing,
             retry_wanted: std::mem::take(&mut inner.retry_wanted),
         }
     }
 
-    /// The next staged batch, its buffer not yet headed or padded.
+    /// The next staged batch, its buffer not yet headed or padded. None while a record is still being copied into it: the
+    /// ring thread is woken then when the last one is.
     pub(crate) fn take(&self) -> Option<(Shape, Buffer)> {
-        let mut inner = lock(&self.inner);
-        let (shape, buffer) = match inner.closed.pop_front() {
-            Some(batch) => batch,
-            None => {
-                let buffer = inner.open.take()?;
-                (inner.batcher.close()?, buffer)
-            }
-        };
-        inner.staged_records -= shape.count;
-        Some((shape, buffer))
+        lock(&self.inner.0).batches.take()
+    }
+
+    /// Everything up to `lsn` is durable: moves the wakers of those who were staged up to there to `woken`.
+    pub(super) fn publish(&self, lsn: Lsn, woken: &mut Vec<Waker>) {
+        lock(&self.inner.0).batches.publish(lsn, woken);
     }
 
     /// How many segments should be prepared.
     pub(crate) fn segments_wanted(&self) -> usize {
-        lock(&self.inner).batcher.segments_wanted()
+        lock(&self.inner.0).batches.segments_wanted()
     }
 
     /// A place and a buffer for a seal, if there is a block for it and nothing is staged.
     pub(crate) fn take_seal(&self) -> Option<(Shape, Buffer)> {
-        let mut inner = lock(&self.inner);
-        if inner.open.is_some() || !inner.closed.is_empty() {
+        let mut inner = lock(&self.inner.0);
+        if inner.batches.staged() != Staged::Nothing {
             return None;
         }
         let buffer = inner.pool.take(self.block_bytes as usize)?;
-        match inner.batcher.place_empty() {
+        match inner.batches.place_empty() {
             Some(shape) => Some((shape, buffer)),
             None => {
                 inner.pool.put(buffer);
@@ -331,22 +390,22 @@ impl Stage {
 
     /// A completed batch's buffer comes back.
     pub(crate) fn give_back(&self, buffer: Buffer) {
-        let mut inner = lock(&self.inner);
+        let mut inner = lock(&self.inner.0);
         inner.pool.put(buffer);
         self.wake_heads(inner);
     }
 
     /// A segment is ready.
     pub(crate) fn add_ready(&self, space: Space) {
-        let mut inner = lock(&self.inner);
+        let mut inner = lock(&self.inner.0);
         inner.no_space = None;
-        inner.batcher.add_ready(space);
+        inner.batches.add_ready(space);
         self.wake_heads(inner);
     }
 
     /// No segment could be prepared: whoever needs one is refused from now on, until one is ready.
     pub(crate) fn set_no_space(&self, failure: IoFailure) {
-        let mut inner = lock(&self.inner);
+        let mut inner = lock(&self.inner.0);
         inner.no_space = Some(failure);
         self.wake_heads(inner);
     }
@@ -358,10 +417,11 @@ impl Stage {
         heads.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// The log ended: what is staged will never be written; everybody in the queue is woken to be told.
+    /// The log ended: what is staged will never be written; everybody is woken to be told.
     pub(crate) fn finish(&self, end: End, woken: &mut Vec<Waker>) {
-        let mut inner = lock(&self.inner);
+        let mut inner = lock(&self.inner.0);
         inner.end.get_or_insert(end);
+        inner.batches.finish(woken);
         woken.extend(inner.queue.drain());
         woken.extend(inner.buffer_queue.drain());
     }
@@ -380,11 +440,14 @@ impl Inner {
 
     /// Whether the ring thread is to be woken now; asks once.
     fn is_wake_due(&mut self, stuck: bool) -> bool {
-        let staged = self.open.is_some() || !self.closed.is_empty();
+        let staged = self.batches.staged();
         let due = match self.wake {
             Wake::Never => false,
-            Wake::AtNext => staged || self.closing || self.retry_wanted,
-            Wake::AtRecords(count) => self.staged_records >= count || !self.closed.is_empty() || stuck && staged,
+            Wake::AtNext => staged != Staged::Nothing || self.closing || self.retry_wanted,
+            Wake::AtRecords(count) => {
+                let full = staged == Staged::Closed || stuck && staged == Staged::Open;
+                full || self.batches.records() >= count
+            }
         };
         if due {
             self.wake = Wake::Never;
@@ -392,17 +455,21 @@ impl Inner {
         due
     }
 
-    fn stage(&mut self, entry: Entry<'_>, own: &mut Option<Buffer>) -> Outcome {
-        if let Some(refusal) = self.refusal() {
-            return Outcome::Refused(refusal);
-        }
-        let records_bytes = entry.records_bytes();
-        let at = match self.batcher.placing(records_bytes) {
+    /// Gives the records LSNs and a place. They are copied there, or are to be by `copy`.
+    fn stage(
+        &mut self,
+        entry: &Entry<'_>,
+        own: &mut Option<Buffer>,
+        waiter: Option<Waker>,
+        copy: &mut Option<Copying>,
+    ) -> Outcome {
+        let (records_bytes, count) = (entry.records_bytes(), entry.count());
+        let at = match self.batches.placing(records_bytes) {
             // A large record brings its buffer: it begins a batch unless copying is cheaper than a flush of its own.
             Placing::Join { at } => at,
             Placing::Begin { buffer_bytes, rotates } => {
                 let Some(buffer) = own.take().or_else(|| self.pool.take(buffer_bytes)) else { return Outcome::NoRoom };
-                self.begin(buffer, records_bytes, rotates)
+                self.batches.begin(buffer, records_bytes, rotates)
             }
             Placing::NoSegment => match &self.no_space {
                 Some(failure) => {
@@ -413,47 +480,15 @@ impl Inner {
                 None => return Outcome::NoRoom,
             },
         };
-        Outcome::Staged(self.encode(entry, at, own))
-    }
-
-    /// Closes the open batch and begins the next one in `buffer`.
-    fn begin(&mut self, buffer: Buffer, records_bytes: usize, rotates: bool) -> usize {
-        if let (Some(shape), Some(full)) = (self.batcher.close(), self.open.take()) {
-            self.closed.push_back((shape, full));
+        let (first, out) = self.batches.add(count, records_bytes, waiter);
+        let copied = matches!(entry, Entry::Large(..)) && own.is_none();
+        if copied || records_bytes <= COPIED_INSIDE_BYTES {
+            let terms = entry.encode(first, own.as_ref(), out.slice(at, records_bytes));
+            self.batches.mix(terms);
+        } else {
+            *copy = Some(Copying { first, claim: out.claim(at, records_bytes) });
         }
-        let at = self.batcher.begin(buffer.len(), records_bytes, rotates);
-        self.open = Some(buffer);
-        at
-    }
-
-    /// Writes the records at `at` of the open batch. A large record that joins (its own buffer was not taken) is copied.
-    fn encode(&mut self, entry: Entry<'_>, mut at: usize, own: &mut Option<Buffer>) -> Lsn {
-        let out = self.open.as_mut().expect("a place was found in the open batch");
-        let mut one = |crc: RecordCrc, payload: &[u8]| {
-            let end = at + record_bytes(payload.len());
-            let lsn = self.batcher.next_lsn();
-            let mixed = record::encode(crc, lsn, payload, &mut out[at..end]);
-            at = end;
-            self.staged_records += 1;
-            self.batcher.add(record_bytes(payload.len()), mixed)
-        };
-        match entry {
-            Entry::Record(crc, payload) => one(crc, payload),
-            Entry::Group(records) => records.iter().fold(Lsn::ZERO, |_, (crc, payload)| one(crc.clone(), payload)),
-            Entry::Large(crc, len) => match own.take() {
-                Some(copy) => {
-                    let lsn = one(crc, &copy[BATCH_HEADER_BYTES + RECORD_HEADER_BYTES..][..len]);
-                    self.pool.put(copy);
-                    lsn
-                }
-                None => {
-                    let lsn = self.batcher.next_lsn();
-                    let mixed = record::encode_header(crc, lsn, &mut out[at..at + RECORD_HEADER_BYTES]);
-                    self.staged_records += 1;
-                    self.batcher.add(record_bytes(len), mixed)
-                }
-            },
-        }
+        Outcome::Staged(first.plus(u64::from(count)).prev())
     }
 
     /// Queues an appender up: at the end, or before everybody if it holds memory that others wait for.
@@ -467,14 +502,14 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
+mod rig {
     use super::*;
     use crate::journal::Placement;
     use crate::lsn::SegmentId;
 
-    const BUFFER_BYTES: usize = 4096;
+    pub(super) const BUFFER_BYTES: usize = 4096;
 
-    fn stage(buffers: usize) -> Stage {
+    pub(super) fn stage(buffers: usize) -> Stage {
         let space = Space { id: SegmentId::new(1), block_bytes: 512, blocks: 1000 };
         Stage::new(Parts {
             batcher: Batcher::new(Placement::new(space, 1, []), Lsn::FIRST, BUFFER_BYTES),
@@ -488,9 +523,158 @@ mod tests {
             buffer_bytes: BUFFER_BYTES,
         })
     }
+}
+
+#[cfg(all(test, ringwal_loom))]
+mod loom_model {
+    use super::super::durable::loom_model::{Task, wait};
+    use super::super::durable::{Durable, Place};
+    use super::*;
+    #[cfg(ringwal_seeded_bugs)]
+    use crate::sync::catches;
+    use crate::sync::model;
+
+    struct Log {
+        stage: Stage,
+        durable: Durable,
+    }
+
+    impl Log {
+        fn new() -> Arc<Self> {
+            Arc::new(Self { stage: rig::stage(4), durable: Durable::new(Lsn::ZERO) })
+        }
+
+        /// What an appending future does.
+        fn append(&self, payload: &[u8]) -> Result<Lsn, AppendError> {
+            let (task, mut turn) = (Task::new(), Turn::default());
+            let entry = Entry::Record(self.stage.crc(payload), payload);
+            loop {
+                let turn = Some((&mut turn, &Waker::from(task.clone())));
+                match self.stage.stage(&entry, &mut None, turn) {
+                    Outcome::NoRoom => task.sleep(),
+                    Outcome::Refused(refusal) => return Err(refusal),
+                    Outcome::Staged(lsn) => {
+                        task.sleep();
+                        return wait(&self.durable, lsn, &task).map(|()| lsn).map_err(AppendError::from);
+                    }
+                }
+            }
+        }
+
+        /// What the ring thread does with the batches, over a disk that is durable at once. True if it was one.
+        fn serve(&self, last: &mut Lsn) -> bool {
+            let Some((shape, buffer)) = self.stage.take() else { return false };
+            assert_eq!(shape.first, last.next(), "LSNs are dense");
+            *last = shape.last();
+            let records = &buffer[BATCH_HEADER_BYTES..][..shape.records_bytes];
+            let mut terms = 0u64;
+            let mut rest = records;
+            for lsn in shape.first.get()..=last.get() {
+                // A record's bytes are all alike, and none of them zero.
+                let len = usize::try_from(u32::from_le_bytes(rest[..4].try_into().unwrap())).unwrap();
+                let payload = &rest[RECORD_HEADER_BYTES..][..len];
+                let mut again = vec![0; record_bytes(len)];
+                let crc = self.stage.crc(&vec![payload[0]; len]);
+                terms = terms.wrapping_add(record::encode(crc, Lsn::new(lsn), payload, &mut again));
+                assert!(payload[0] != 0 && rest[..again.len()] == again[..], "record {lsn} is not whole");
+                rest = &rest[again.len()..];
+            }
+            assert_eq!((rest.len(), terms), (0, shape.digest));
+            let mut woken = Vec::new();
+            if self.durable.publish(*last, &mut woken) {
+                self.stage.publish(*last, &mut woken);
+            }
+            self.stage.give_back(buffer);
+            woken.into_iter().for_each(Waker::wake);
+            true
+        }
+    }
+
+    /// Two append, one of them a record that is copied outside the lock; the ring thread sleeps whenever it finds nothing.
+    fn every_append_is_served(bug: Option<&'static str>) {
+        model(bug, 2, || {
+            let log = Log::new();
+            let appenders = [16, COPIED_INSIDE_BYTES + 1].map(|len| {
+                let log = log.clone();
+                loom::thread::spawn(move || log.append(&vec![7; len]))
+            });
+            let mut last = Lsn::ZERO;
+            while last < Lsn::new(2) {
+                let staged = log.stage.view(Wake::AtNext).staged;
+                if staged == Staged::Nothing || !log.serve(&mut last) {
+                    log.stage.notify.park(None);
+                }
+            }
+            let mut lsns = appenders.map(|appender| appender.join().unwrap().unwrap().get());
+            lsns.sort_unstable();
+            assert_eq!(lsns, [1, 2]);
+        });
+    }
+
+    /// An append beside a close: it is durable or refused. With `poison` the log fails instead of serving.
+    fn everybody_hears_of_the_end(bug: Option<&'static str>, poison: bool) {
+        model(bug, 3, move || {
+            let log = Log::new();
+            let appender = loom::thread::spawn({
+                let log = log.clone();
+                move || log.append(&[7; COPIED_INSIDE_BYTES + 1])
+            });
+            let closer = loom::thread::spawn({
+                let log = log.clone();
+                move || log.stage.close()
+            });
+            let mut last = Lsn::ZERO;
+            loop {
+                let view = log.stage.view(Wake::AtNext);
+                match view.staged {
+                    Staged::Nothing if view.closing => break,
+                    Staged::Nothing => log.stage.notify.park(None),
+                    _ if poison => break,
+                    _ if log.serve(&mut last) => {}
+                    _ => log.stage.notify.park(None),
+                }
+            }
+            let mut woken = Vec::new();
+            log.stage.finish(End::Closed, &mut woken);
+            log.durable.finish(End::Closed, &mut woken);
+            woken.into_iter().for_each(Waker::wake);
+            closer.join().unwrap();
+            let served = if last == Lsn::ZERO { Err(AppendError::Closed) } else { Ok(Lsn::FIRST) };
+            assert_eq!(appender.join().unwrap(), served);
+            assert!(log.durable.poll(Lsn::MAX, &mut Place::default(), Waker::noop()).is_ready());
+        });
+    }
+
+    #[test]
+    fn loom_every_append_is_served() {
+        every_append_is_served(None);
+    }
+
+    #[test]
+    fn loom_everybody_hears_of_the_end() {
+        everybody_hears_of_the_end(None, false);
+        everybody_hears_of_the_end(None, true);
+    }
+
+    #[cfg(ringwal_seeded_bugs)]
+    #[test]
+    fn loom_catches_careless_staging() {
+        for bug in ["stage-view-blind", "stage-commit-silent", "stage-take-uncommitted", "stage-no-recheck"] {
+            assert!(catches(bug, every_append_is_served), "{bug}");
+        }
+        for (bug, poison) in [("stage-view-blind", false), ("stage-end-untold", true)] {
+            assert!(catches(bug, |bug| everybody_hears_of_the_end(bug, poison)), "{bug}");
+        }
+    }
+}
+
+#[cfg(all(test, not(ringwal_loom)))]
+mod tests {
+    use super::rig::stage;
+    use super::*;
 
     fn append(stage: &Stage, payload: &[u8]) -> Outcome {
-        stage.stage(Entry::Record(stage.crc(payload), payload), &mut None, None)
+        stage.stage(&Entry::Record(stage.crc(payload), payload), &mut None, None)
     }
 
     /// Whether the ring thread was woken since the last time.
@@ -507,12 +691,12 @@ mod tests {
         let stage = stage(4);
         let at = |wake, appends: usize| {
             stage.view(wake);
-            (0..appends).filter(|_| (append(&stage, b"record"), woken(&stage)).1).count()
+            (1..=appends).filter(|_| (append(&stage, b"record"), woken(&stage)).1).collect::<Vec<_>>()
         };
-        assert_eq!(at(Wake::Never, 3), 0);
-        assert_eq!(at(Wake::AtNext, 2), 1);
-        assert_eq!(at(Wake::AtRecords(8), 2), 0, "seven are staged");
-        assert_eq!(at(Wake::AtRecords(8), 3), 1);
+        assert_eq!(at(Wake::Never, 3), []);
+        assert_eq!(at(Wake::AtNext, 2), [1]);
+        assert_eq!(at(Wake::AtRecords(8), 2), [], "seven are staged");
+        assert_eq!(at(Wake::AtRecords(8), 3), [1]);
         assert_eq!(stage.view(Wake::AtRecords(1)).staged_records, 10);
         assert_eq!(stage.take().map(|(shape, _)| shape.count), Some(10));
         assert_eq!(stage.view(Wake::AtRecords(2)).staged_records, 0);
