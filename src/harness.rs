@@ -143,7 +143,8 @@ impl Life {
         let notify = Arc::new(Notify::new().map_err(|_| OpenError::RuntimeEnded)?);
         let inbox = Arc::new(Inbox::new(notify));
         let shelf = Arc::new(Shelf::default());
-        let hosted = Hosted::new(opened, dir, &limits, &inbox, StatsCell::new(Method::LinkedFdatasync, true, None), None);
+        let hosted =
+            Hosted::new(opened, dir, &limits, &inbox, StatsCell::new(Method::LinkedFdatasync, true, None), None);
         inbox.send(Command::Host(Box::new(hosted.tenancy))).map_err(|_| OpenError::RuntimeEnded)?;
         let mut driver = Driver::new(Box::new(sim.disk()), inbox.clone(), shelf.clone());
         driver.step(Duration::ZERO);

@@ -34,13 +34,8 @@ impl Method {
     pub(crate) const COUNT: usize = 5;
 
     /// Each, by its index.
-    pub(crate) const EACH: [Self; Self::COUNT] = [
-        Self::LinkedFdatasync,
-        Self::DsyncWrite,
-        Self::WriteThenFdatasync,
-        Self::Syscalls,
-        Self::Simulated,
-    ];
+    pub(crate) const EACH: [Self; Self::COUNT] =
+        [Self::LinkedFdatasync, Self::DsyncWrite, Self::WriteThenFdatasync, Self::Syscalls, Self::Simulated];
 
     /// As tables print it.
     ///

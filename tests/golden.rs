@@ -171,8 +171,7 @@ fn tear(sim: &Sim, life: Life, letter: u8) {
 
 /// What today's writer leaves.
 fn written(golden: &Golden) -> Files {
-    let options =
-        SimOptions { block_bytes: 512, flush: FlushScope::File, ..SimOptions::default() };
+    let options = SimOptions { block_bytes: 512, flush: FlushScope::File, ..SimOptions::default() };
     let sim = Sim::new(7, options);
     (golden.write)(&sim);
     sim.files().into_iter().map(|name| (name.clone(), sim.bytes(&name).unwrap())).collect()

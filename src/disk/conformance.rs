@@ -78,14 +78,8 @@ pub(super) fn a_write_comes_back_with_its_buffer<D: Disk>(disk: D, method: Metho
         let mut buffer = pool.take(2 * BLOCK).unwrap();
         buffer.fill(round);
         let (at, fixed) = (buffer.as_ptr(), buffer.fixed());
-        let write = Write {
-            token: u64::from(round),
-            file: rig.slot,
-            offset: BLOCK as u64,
-            len: 2 * BLOCK,
-            buffer,
-            method,
-        };
+        let write =
+            Write { token: u64::from(round), file: rig.slot, offset: BLOCK as u64, len: 2 * BLOCK, buffer, method };
         rig.disk.submit(write);
         rig.disk.kick();
         assert_eq!(rig.disk.in_flight(), 1);

@@ -163,7 +163,9 @@ mod tests {
 
     #[test]
     fn a_write_comes_back_with_its_buffer() {
-        METHODS.into_iter().for_each(|method| conformance::a_write_comes_back_with_its_buffer(SyscallDisk::new(), method));
+        METHODS
+            .into_iter()
+            .for_each(|method| conformance::a_write_comes_back_with_its_buffer(SyscallDisk::new(), method));
     }
 
     #[test]

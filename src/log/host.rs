@@ -22,12 +22,7 @@ pub(crate) struct Host {
 impl Host {
     pub(super) fn start(engine: Engine, uring_required: bool, core: Option<usize>) -> Result<Arc<Self>, OpenError> {
         let ring = RingThread::start(engine, uring_required, core)?;
-        Ok(Arc::new(Self {
-            inbox: ring.inbox,
-            method: ring.method,
-            refused: ring.refused,
-            logs: AtomicUsize::new(0),
-        }))
+        Ok(Arc::new(Self { inbox: ring.inbox, method: ring.method, refused: ring.refused, logs: AtomicUsize::new(0) }))
     }
 }
 

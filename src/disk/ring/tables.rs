@@ -39,9 +39,7 @@ enum Attached {
         dsync_refused: bool,
     },
     /// The descriptor only where the ring's table did not take it.
-    Lock {
-        fd: Option<OwnedFd>,
-    },
+    Lock { fd: Option<OwnedFd> },
 }
 
 /// How a request names its file.

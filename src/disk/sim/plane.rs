@@ -12,9 +12,9 @@ use std::{fmt, io};
 
 use nix::libc::{EAGAIN, EBADF, ECANCELED, EINTR, EINVAL, EIO, EOPNOTSUPP};
 
-use super::{Dsync, Sim};
 use super::media::{Inode, SECTOR};
 use super::state::{State, What};
+use super::{Dsync, Sim};
 use crate::disk::flight::{Flight, Step};
 use crate::disk::{BufferPool, Completion, Disk, FileSlot, Method, Notify, SegmentFile, Write};
 use crate::error::{IoFailure, Op};
