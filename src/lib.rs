@@ -28,7 +28,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `lsn`, `error`, `options`, `stats` | positions, failures, the user's words, what is counted |
+//! | `lsn`, `method`, `error`, `options`, `stats` | positions, ways to make a write durable, failures, the user's words, what is counted |
 //! | `format` | BYTES: the specification, once |
 //! | `journal` | DECISIONS, without I/O: when a batch leaves, where it goes, what is durable, the recovery table |
 //! | `disk` | THE WORLD: the only system calls, the only `unsafe` |

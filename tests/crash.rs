@@ -176,7 +176,10 @@ fn a_killed_writer_loses_nothing_acknowledged_and_invents_nothing() {
     while counts.kills < kills {
         let scratch = Scratch::new("crash");
         let dir = scratch.join("log");
-        let shape = ((64 << 10) << rng.below(3), Manner::of(logs));
+        let manner = Manner::of(logs);
+        // The largest record has to fit into a segment so often as batches are in flight, and once more.
+        let segment_min = (32 << 10) * manner.depth as u64;
+        let shape = (((64 << 10) << rng.below(3)).max(segment_min), manner);
         logs += 1;
         let mut witness = Witness::new(BYTES_MAX);
         for cycle in 0..CYCLES_PER_LOG.min(kills - counts.kills) {

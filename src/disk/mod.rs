@@ -198,7 +198,7 @@ pub(crate) trait Disk {
     /// Takes a write. It may start at once or at [`Disk::kick`]; its failure comes as a completion.
     fn submit(&mut self, write: Write);
 
-    /// Starts everything submitted.
+    /// Starts everything submitted; then, on the calling thread, carries out what asks for that, and waits for it.
     fn kick(&mut self);
 
     /// Whether [`Disk::kick`] would carry something out on the calling thread: what need not wait for it comes first.
