@@ -13,8 +13,10 @@ use crate::error::{AppendError, OpenError, SubmitError};
 use crate::format::Verdict;
 use crate::format::segment::segment_name;
 use crate::journal::recovery::Outcome;
+use crate::journal::tuner::{Prior, Rules};
 use crate::log::Hosted;
 use crate::lsn::Lsn;
+use crate::method::Method;
 use crate::options::{Limits, Options};
 use crate::read::assess::{Depth, assess};
 use crate::read::cursor::Records;
@@ -45,6 +47,7 @@ pub struct Life {
     shelf: Arc<Shelf>,
     report: RecoveryReport,
     now: Duration,
+    flight_max: usize,
     _inbox: Arc<Inbox>,
 }
 
@@ -142,12 +145,22 @@ impl Life {
         let notify = Arc::new(Notify::new().map_err(|_| OpenError::RuntimeEnded)?);
         let inbox = Arc::new(Inbox::new(notify));
         let shelf = Arc::new(Shelf::default());
-        let hosted = Hosted::new(opened, dir, &limits, &inbox, StatsCell::new("none", true, None), None);
+        let rules = Rules::new(Method::ALL, limits.pins, limits.flight_max, true, Prior::default());
+        let stats = StatsCell::new(Method::LinkedFdatasync, true, None);
+        let hosted = Hosted::new(opened, dir, &limits, &inbox, stats, rules, None);
         inbox.send(Command::Host(Box::new(hosted.tenancy))).map_err(|_| OpenError::RuntimeEnded)?;
         let mut driver = Driver::new(Box::new(sim.disk()), inbox.clone(), shelf.clone());
         driver.step(Duration::ZERO);
         hosted.answer.recv().unwrap_or(Err(OpenError::RuntimeEnded))?;
-        Ok(Self { driver, shared: hosted.shared, shelf, report: hosted.report, now: Duration::ZERO, _inbox: inbox })
+        Ok(Self {
+            driver,
+            shared: hosted.shared,
+            shelf,
+            report: hosted.report,
+            now: Duration::ZERO,
+            flight_max: limits.flight_max,
+            _inbox: inbox,
+        })
     }
 
     /// What opening found.
@@ -181,6 +194,12 @@ impl Life {
     pub fn step(&mut self, later: Duration) {
         self.now += later;
         self.driver.step(self.now);
+    }
+
+    /// From here on every batch is made durable by `method`, and at most `depth` are in flight (and at most the
+    /// `flight_max` of the options): what a tuner changes between one batch and the next.
+    pub fn steer(&mut self, method: Method, depth: usize, gather: bool) {
+        self.driver.steer(method, depth.min(self.flight_max), gather);
     }
 
     /// Runs a segment preparation that was asked for, if there is one.

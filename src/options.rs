@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::OptionsError;
 use crate::format;
+use crate::method::Method;
 
 /// Blocks of a segment that hold no data batch: the static block, an idle seal and a close seal (so that a log can
 /// always be sealed where it stands), an opening and the seal behind it.
@@ -33,40 +34,12 @@ pub enum Engine {
     Null,
 }
 
-/// How a batch becomes durable. All leave the same bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Method {
-    /// io_uring: a write with an fdatasync linked behind it. The reference: it works on every kernel and file system.
-    LinkedFdatasync,
-    /// io_uring: one write with RWF_DSYNC.
-    DsyncWrite,
-    /// io_uring: a write; when it has landed, fdatasync(2) on the ring thread.
-    WriteThenFdatasync,
-    /// Plain system calls on the ring thread: pwrite, then fdatasync.
-    Syscalls,
-    /// A simulated or absent disk.
-    Simulated,
-}
-
-impl Method {
-    /// As tables print it.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::LinkedFdatasync => "linked-fdatasync",
-            Self::DsyncWrite => "dsync-write",
-            Self::WriteThenFdatasync => "write-fdatasync",
-            Self::Syscalls => "syscalls",
-            Self::Simulated => "none",
-        }
-    }
-
-    /// Whether it keeps the thread that drives the log in the kernel for the whole of a flush.
-    #[must_use]
-    pub const fn blocks(self) -> bool {
-        matches!(self, Self::WriteThenFdatasync | Self::Syscalls)
-    }
+/// What the user pinned of how batches fly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pins {
+    pub(crate) method: Option<Method>,
+    pub(crate) depth: Option<usize>,
+    pub(crate) gather: Option<bool>,
 }
 
 /// How a log is opened. Every setter gives its default, its bounds and its cost.
@@ -82,10 +55,13 @@ pub struct Options {
     block_bytes: Option<u32>,
     create: bool,
     delay_max: Duration,
+    depth: Option<usize>,
     engine: Engine,
     flight_max: usize,
+    gather: Option<bool>,
     idle_seal: Duration,
     lock_wait: Duration,
+    method: Option<Method>,
     pending_bytes_max: usize,
     record_bytes_max: Option<usize>,
     recovery_mode: RecoveryMode,
@@ -101,10 +77,13 @@ impl Default for Options {
             block_bytes: None,
             create: true,
             delay_max: Duration::ZERO,
+            depth: None,
             engine: Engine::Auto,
-            flight_max: 1,
+            flight_max: 4,
+            gather: None,
             idle_seal: Duration::from_millis(10),
             lock_wait: Duration::from_secs(5),
+            method: None,
             pending_bytes_max: 64 << 20,
             record_bytes_max: None,
             recovery_mode: RecoveryMode::TolerateTornTail,
@@ -155,6 +134,14 @@ impl Options {
         self
     }
 
+    /// Pins how many batches are in flight at once (while enough is staged). Default: not pinned, the log finds out how
+    /// many serve the present load best, up to [`Options::flight_max`], which bounds this too; at least 1.
+    #[must_use]
+    pub fn depth(mut self, batches: usize) -> Self {
+        self.depth = Some(batches);
+        self
+    }
+
     /// Which disk serves the log when it has a ring thread of its own. Default [`Engine::Auto`].
     #[must_use]
     pub fn engine(mut self, engine: Engine) -> Self {
@@ -162,11 +149,21 @@ impl Options {
         self
     }
 
-    /// How many batches may be in flight at once. Default 1; 1 to 64. After a crash at most this many batches, the
-    /// last ones, are without a later claim that they were durable (promise P5).
+    /// How many batches may be in flight at once. Default 4; 1 to 64. How many are is chosen by the load, unless
+    /// [`Options::depth`] pins it. After a crash at most this many batches, the last ones, are without a later claim that
+    /// they were durable (promise P5).
     #[must_use]
     pub fn flight_max(mut self, batches: usize) -> Self {
         self.flight_max = batches;
+        self
+    }
+
+    /// Pins whether a batch waits a moment, at most half a flush and with nothing in flight, for the callers that were
+    /// just served: one batch of all instead of two cohorts that wait for each other's flush. Default: not pinned, the
+    /// log finds out whether it pays.
+    #[must_use]
+    pub fn gather(mut self, gather: bool) -> Self {
+        self.gather = Some(gather);
         self
     }
 
@@ -183,6 +180,22 @@ impl Options {
     #[must_use]
     pub fn lock_wait(mut self, wait: Duration) -> Self {
         self.lock_wait = wait;
+        self
+    }
+
+    /// Pins how batches are made durable. Default: not pinned, the log chooses for each batch. The bytes on the disk are
+    /// the same and so are the promises; what differs is the time, by device, file system and load (see [`Method`]). One
+    /// that the disk does not have is replaced by the disk's reference method: without io_uring that is
+    /// [`Method::Syscalls`]. [`Method::WriteThenFdatasync`] and [`Method::Syscalls`] keep the ring thread waiting for each
+    /// flush, and with it every other log on that thread.
+    ///
+    /// ```
+    /// use ringwal::{Method, Options};
+    /// let options = Options::default().method(Method::DsyncWrite);
+    /// ```
+    #[must_use]
+    pub fn method(mut self, method: Method) -> Self {
+        self.method = Some(method);
         self
     }
 
@@ -262,6 +275,10 @@ impl Options {
         check("flight_max", (1..=64).contains(&self.flight_max), || {
             format!("{} is not from 1 to 64", self.flight_max)
         })?;
+        let depth = self.depth.unwrap_or(1);
+        check("depth", (1..=self.flight_max).contains(&depth), || {
+            format!("{depth} is not from 1 to flight_max, {}", self.flight_max)
+        })?;
         let segment_blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
         // A segment holds at least two of the largest batches; what is in flight at once fits one.
         let room = (segment_blocks - RESERVED_BLOCKS) as usize * block_len;
@@ -287,6 +304,7 @@ impl Options {
             flight_max: self.flight_max,
             idle_seal: self.idle_seal,
             joinable_bytes: room - batch_max,
+            pins: Pins { method: self.method, depth: self.depth, gather: self.gather },
             pending_bytes_max: self.pending_bytes_max,
             record_bytes_max: record_max,
             recovery_mode: self.recovery_mode,
@@ -311,6 +329,8 @@ pub(crate) struct Limits {
     /// With more bytes than this in flight no batch joins them: what is in flight at once fits a segment, and recovery
     /// copies no more than that.
     pub(crate) joinable_bytes: usize,
+    /// What is pinned of how batches fly.
+    pub(crate) pins: Pins,
     pub(crate) pending_bytes_max: usize,
     pub(crate) record_bytes_max: usize,
     pub(crate) recovery_mode: RecoveryMode,
@@ -356,6 +376,7 @@ mod tests {
         assert_eq!(name(Options::default().block_bytes(512)), "block_bytes");
         assert_eq!(name(Options::default().segment_bytes(4096)), "segment_bytes");
         assert_eq!(name(Options::default().flight_max(0)), "flight_max");
+        assert_eq!(name(Options::default().flight_max(2).depth(3)), "depth");
         assert_eq!(name(Options::default().pending_bytes_max(1 << 20)), "pending_bytes_max");
         assert_eq!(name(Options::default().batch_bytes_max(0)), "batch_bytes_max");
         assert_eq!(name(Options::default().record_bytes_max(0)), "record_bytes_max");

@@ -38,11 +38,13 @@ impl Engine for Own {
         let runtime = runtime()?;
         let options = Options::default().engine(self.engine).allow_volatile(self.engine == options::Engine::Null);
         let log = runtime.block_on(Log::open(dir, options))?;
-        let (method, counted) = (log.stats().method, log.clone());
-        let sample = with_tasks(load, &runtime, &|| counted.stats().flushes, method, log.clone());
+        let counted = log.clone();
+        let sample = with_tasks(load, &runtime, &|| counted.stats().flushes, counted.stats().method, log.clone());
+        // What most flushes took is known only now.
+        let method = counted.stats().method;
         let closed = runtime.block_on(log.close());
         let sample = sample?;
         closed?;
-        Ok(sample)
+        Ok(Sample { method, ..sample })
     }
 }

@@ -19,7 +19,8 @@ pub(crate) use placement::{Place, Placement, Space};
 
 use crate::format::{BatchHeader, Kind, Link};
 use crate::lsn::{Epoch, LogId, Lsn, SegmentId};
-use crate::options::{Limits, Method};
+use crate::method::Method;
+use crate::options::Limits;
 use departure::{Departure, Departures};
 use tuner::{Choice, Landing, Rules, Tuner};
 use watermark::Watermark;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::OpenError;
+use crate::method::Method;
 use crate::options::Engine;
 use crate::runtime::Inbox;
 use crate::runtime::sync::Arc;
@@ -12,7 +13,8 @@ use crate::runtime::threads::RingThread;
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(super) inbox: Arc<Inbox>,
-    pub(super) method: &'static str,
+    /// What the disk can do, its reference method first.
+    pub(super) methods: &'static [Method],
     pub(super) refused: Option<Arc<str>>,
     logs: AtomicUsize,
 }
@@ -22,7 +24,7 @@ impl Host {
         let ring = RingThread::start(engine, uring_required, core)?;
         Ok(Arc::new(Self {
             inbox: ring.inbox,
-            method: ring.method.word(),
+            methods: ring.methods,
             refused: ring.refused,
             logs: AtomicUsize::new(0),
         }))

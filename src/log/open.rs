@@ -12,10 +12,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::host::Host;
 use super::{Handle, Log};
 use crate::disk::file::RealDirectory;
+use crate::disk::probe::DeviceFacts;
 use crate::disk::{BufferPool, Directory, Lock};
 use crate::error::{IoFailure, Op, OpenError};
 use crate::format::SegmentHeader;
-use crate::journal::tuner::Rules;
+use crate::journal::tuner::{Prior, Rules};
 use crate::journal::{Batcher, Journal};
 use crate::lsn::{Lsn, SegmentId};
 use crate::options::{Limits, Options};
@@ -112,12 +113,19 @@ fn open_blocking(path: &Path, options: &Options, host: Option<Arc<Host>>) -> Res
     let mut outside =
         Surroundings { random: Box::new(random), created_ns: u64::try_from(created.as_nanos()).unwrap_or(0) };
     let opened = recover::open(&dir, &limits, &mut outside, Truncation::default())?;
-    let stats = StatsCell::new(host.method, !dir.is_buffered(), host.refused.as_deref().map(str::to_owned));
-    let hosted = Hosted::new(opened, Arc::new(dir), &limits, &host.inbox, stats, Some(lock));
+    let rules = Rules::new(host.methods, limits.pins, limits.flight_max, true, prior(path));
+    let stats = StatsCell::new(host.methods[0], !dir.is_buffered(), host.refused.as_deref().map(str::to_owned));
+    let hosted = Hosted::new(opened, Arc::new(dir), &limits, &host.inbox, stats, rules, Some(lock));
     host.inbox.send(Command::Host(Box::new(hosted.tenancy))).map_err(|_| OpenError::RuntimeEnded)?;
     hosted.answer.recv().unwrap_or(Err(OpenError::RuntimeEnded))?;
     let handle = Handle { shared: hosted.shared, report: hosted.report, first: hosted.first, _host: host };
     Ok(Log { handle: Arc::new(handle) })
+}
+
+/// What the device under `path` says of itself, as far as it can be found out.
+fn prior(path: &Path) -> Prior {
+    let facts = DeviceFacts::of(path).unwrap_or_default();
+    Prior { write_cache: facts.write_cache.map(|cache| cache != "write through"), fua: facts.fua }
 }
 
 /// 64 random bits from the kernel.
@@ -148,6 +156,7 @@ impl Hosted {
         limits: &Limits,
         inbox: &Inbox,
         stats: StatsCell,
+        rules: Rules,
         lock: Option<Lock>,
     ) -> Self {
         let chain = &opened.chain;
@@ -179,18 +188,7 @@ impl Hosted {
         });
         let (told, answer) = std::sync::mpsc::sync_channel(1);
         let tenancy = Tenancy {
-            journal: Journal::new(
-                opened.chain,
-                opened.last,
-                limits,
-                Rules::new(
-                    &[crate::options::Method::LinkedFdatasync, crate::options::Method::Syscalls],
-                    Default::default(),
-                    limits.flight_max,
-                    true,
-                    Default::default(),
-                ),
-            ),
+            journal: Journal::new(opened.chain, opened.last, limits, rules),
             shared: shared.clone(),
             files: opened.files.into_iter().map(|(id, segment)| (id, segment.file)).collect(),
             next_segment: opened.next_segment,

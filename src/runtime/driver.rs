@@ -12,12 +12,11 @@ use slab::Slab;
 use super::durable::End;
 use super::sync::Arc;
 use super::{Command, Inbox, Job, PreparedFile, Shared, Tenancy, Workshop};
-use crate::disk::{Buffer, Completion, Disk, FileSlot, Lock, Notify, Write};
+use crate::disk::{Buffer, Completion, Disk, FileSlot, Lock, Method, Notify, Write};
 use crate::error::{Cause, IoFailure, Op, OpenError};
 use crate::format::{BATCH_HEADER_BYTES, SegmentHeader};
 use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space, Ticket, Wake};
 use crate::lsn::SegmentId;
-use crate::options::Method;
 
 /// How long to wait before a segment is tried again that could not be prepared.
 const RETRY: Duration = Duration::from_millis(100);
@@ -108,6 +107,15 @@ impl Driver {
         self.disk.kick();
         wake_all(&mut self.woken);
         pause
+    }
+
+    /// From here on every batch is made durable by `method`, and at most `depth` of a log's are in flight; with
+    /// `gather` callers that were just served are waited for.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn steer(&mut self, method: Method, depth: usize, gather: bool) {
+        for (_, tenant) in &mut self.tenants {
+            tenant.journal.tuner().steer(method, depth, gather);
+        }
     }
 
     /// Whether nothing will ever be due again.
@@ -352,10 +360,10 @@ impl Tenant {
         file.in_flight += 1;
         self.in_flight += 1;
         let (len, records) = (shape.bytes(), shape.count);
+        let method = ticket.method();
         let token =
             flights.insert(Flight { tenant: turn.key, ticket, segment, submitted: turn.now, len, records }) as u64;
-        let inline = ticket.method() == Method::Syscalls;
-        disk.submit(Write { token, file: file.slot, offset: shape.place.offset(), len, buffer, inline });
+        disk.submit(Write { token, file: file.slot, offset: shape.place.offset(), len, buffer, method });
     }
 
     /// The first batch in a segment: readers learn of it before anything in it can be durable.
@@ -393,8 +401,12 @@ impl Tenant {
         self.shared.stage.give_back(completion.buffer);
         match completion.result {
             Ok(()) => {
-                self.shared.stats.count_flush(flight.len, flight.records, now.saturating_sub(flight.submitted));
+                let took = now.saturating_sub(flight.submitted);
+                self.shared.stats.count_flush(completion.method, flight.len, flight.records, took);
                 self.journal.handle_landed(&flight.ticket, now);
+                if let Some(news) = self.journal.tuner().news() {
+                    self.shared.stats.set_tuning(news);
+                }
             }
             Err(failure) => self.poison(Cause::Io(failure), woken),
         }

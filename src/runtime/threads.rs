@@ -24,7 +24,8 @@ const RING_ENTRIES: u32 = 256;
 #[derive(Debug)]
 pub(crate) struct RingThread {
     pub(crate) inbox: Arc<Inbox>,
-    pub(crate) method: Method,
+    /// What the disk can do, its reference method first.
+    pub(crate) methods: &'static [Method],
     /// Why io_uring is not used, where it was refused.
     pub(crate) refused: Option<Arc<str>>,
 }
@@ -53,12 +54,12 @@ impl RingThread {
                     return;
                 }
             };
-            let _ = told.send(Ok((disk.method(), refused)));
+            let _ = told.send(Ok((disk.methods(), refused)));
             serve(Driver::new(disk, theirs, Arc::new(helper)), &notify);
         };
         thread::Builder::new().name("ringwal-ring".to_owned()).spawn(main).map_err(failed(Op::Spawn))?;
-        let (method, refused) = answer.recv().unwrap_or(Err(OpenError::RuntimeEnded))?;
-        Ok(Self { inbox, method, refused })
+        let (methods, refused) = answer.recv().unwrap_or(Err(OpenError::RuntimeEnded))?;
+        Ok(Self { inbox, methods, refused })
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::options::Method;
+use crate::method::Method;
+use crate::options::Pins;
 
 /// How a batch flies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +48,6 @@ pub(crate) struct Rules {
     methods: Vec<Method>,
     shapes: Vec<Shape>,
     first: Method,
-}
-
-/// What the user pinned.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Pins {
-    pub(crate) method: Option<Method>,
-    pub(crate) depth: Option<usize>,
-    pub(crate) gather: Option<bool>,
 }
 
 impl Rules {

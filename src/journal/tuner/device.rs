@@ -5,11 +5,13 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use super::choice::{Choice, Pins, Prior, Rules};
+use super::{Choice, Prior, Rules};
 use crate::format::BATCH_HEADER_BYTES;
 use crate::journal::{Chain, Journal, Next, Place, Shape, Staged, Ticket, Wake};
 use crate::lsn::{Epoch, LogId, Lsn, SegmentId};
-use crate::options::{Method, Options};
+use crate::method::Method;
+use crate::options::Options;
+use crate::options::Pins;
 
 /// All that a ring can do.
 pub(super) const METHODS: [Method; 4] =

@@ -25,7 +25,7 @@
 //!
 //! Sans-I/O: time and results are arguments. Nothing here can endanger a promise: each choice is a correct one.
 
-pub(crate) mod choice;
+mod choice;
 mod load;
 mod trial;
 
@@ -36,7 +36,9 @@ mod tests;
 
 use std::time::Duration;
 
-pub(crate) use choice::{Choice, Rules};
+#[cfg(any(test, feature = "sim"))]
+use crate::method::Method;
+pub(crate) use choice::{Choice, Prior, Rules};
 use load::Load;
 use trial::{Cost, Trial, Verdict, Window};
 
@@ -109,6 +111,11 @@ pub(crate) struct Tuner {
     credited: Duration,
     /// Whether a method that blocks the thread may be chosen just now.
     may_block: bool,
+    /// Whether what there is to tell has changed since it was last told.
+    news: bool,
+    /// A test's hand at the wheel.
+    #[cfg(any(test, feature = "sim"))]
+    steered: Option<Choice>,
 }
 
 impl Tuner {
@@ -125,6 +132,9 @@ impl Tuner {
             advance: 0.0,
             credited: Duration::ZERO,
             may_block: true,
+            news: true,
+            #[cfg(any(test, feature = "sim"))]
+            steered: None,
         };
         tuner.enter_class(Duration::ZERO);
         tuner
@@ -132,6 +142,10 @@ impl Tuner {
 
     /// How the next batch flies.
     pub(crate) fn choice(&self) -> Choice {
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(steered) = self.steered {
+            return steered;
+        }
         let wanted = match &self.trial {
             Some(trial) if trial.on_candidate => trial.candidate,
             _ => self.best(),
@@ -150,6 +164,11 @@ impl Tuner {
         self.load.records()
     }
 
+    /// What was chosen and why, if there is anything new to tell.
+    pub(crate) fn news(&mut self) -> Option<String> {
+        std::mem::take(&mut self.news).then(|| self.reason())
+    }
+
     /// What was chosen and why, in a few words.
     pub(crate) fn reason(&self) -> String {
         let class = self.class();
@@ -164,6 +183,12 @@ impl Tuner {
                 format!("{best}: with about {waiting:.0} waiting, {next} takes {ratio:.2} times as long")
             }
         }
+    }
+
+    /// Takes the wheel, for tests: any choice may follow any other.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn steer(&mut self, method: Method, depth: usize, gather: bool) {
+        self.steered = Some(Choice { method, depth, gather });
     }
 
     /// Says whether blocking methods are permitted: not while one thread serves several logs.
@@ -234,6 +259,7 @@ impl Tuner {
     }
 
     fn start_over(&mut self) {
+        self.news = true;
         self.trial = None;
         self.window = Window::new(self.choice());
     }
@@ -296,6 +322,7 @@ impl Tuner {
     /// A trial is over.
     fn conclude(&mut self, ratio: f64, better: bool, now: Duration) {
         let Some(trial) = self.trial.take() else { return };
+        self.news = true;
         let recent = (self.gain(now) - GAIN) / GAIN_FOR_EACH_CHANGE;
         let class = self.class_mut();
         let Some(at) = class.arms.iter().position(|arm| arm.choice == trial.candidate) else { return };

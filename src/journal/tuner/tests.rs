@@ -1,8 +1,9 @@
 //! The tuner on simulated devices: it finds what pinning would have found, pays little for it, follows, and stays.
 
-use super::choice::{Choice, Pins, Prior, Rules};
 use super::device::{Arrivals, CONSUMER, Device, LOOP, METHODS, PROTECTED, VIRTIO, VIRTIO_THROUGH, World};
-use crate::options::Method;
+use super::{Choice, Prior, Rules};
+use crate::method::Method;
+use crate::options::Pins;
 
 const DEVICES: [(&str, Device); 5] = [
     ("protected", PROTECTED),
