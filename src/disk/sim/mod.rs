@@ -26,6 +26,7 @@
 //!
 //! Recording the log id is atomic and durable. Locks, threads and time are not modelled; a flush never lies.
 
+mod disk;
 mod files;
 mod kick;
 mod media;
@@ -40,7 +41,7 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) use plane::SimDisk;
+pub(crate) use disk::SimDisk;
 
 use super::Directory;
 use files::SimDirectory;

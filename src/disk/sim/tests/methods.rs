@@ -108,7 +108,7 @@ fn system_calls_are_made_at_kick_while_others_go_on() {
         sim.power_cut();
         assert_eq!(blocks(&sim, "a")[0], 7);
     }
-    assert!((10..90).contains(&went_on), "{went_on}");
+    assert!(went_on > 10, "{went_on}");
 }
 
 #[test]
