@@ -332,9 +332,15 @@ pub struct Slot<'a> {
     filled: usize,
 }
 
+/// So many bytes lie in the slot itself.
+const INLINE_BYTES: usize = 512;
+
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "so that a small slot allocates nothing")]
 enum Memory {
     /// Copied into the open batch at commit, which is cheaper than a batch of its own.
+    Inline([u8; INLINE_BYTES]),
+    /// As well.
     Small(Vec<u8>),
     /// The pool's: becomes the batch at commit.
     Large(Option<Buffer>),
@@ -368,6 +374,7 @@ impl Slot<'_> {
     pub async fn commit(mut self) -> Result<Lsn, AppendError> {
         let (shared, len) = (self.shared, self.filled);
         match &mut self.memory {
+            Memory::Inline(bytes) => Append::new(shared, &bytes[..len]).await,
             Memory::Small(bytes) => Append::new(shared, &bytes[..len]).await,
             Memory::Large(buffer) => {
                 let Some(mut buffer) = buffer.take() else { return Err(AppendError::Closed) };
@@ -383,6 +390,7 @@ impl Slot<'_> {
 impl AsMut<[u8]> for Slot<'_> {
     fn as_mut(&mut self) -> &mut [u8] {
         match &mut self.memory {
+            Memory::Inline(bytes) => &mut bytes[..self.len],
             Memory::Small(bytes) => bytes,
             Memory::Large(buffer) => buffer.as_mut().map_or(&mut [], |buffer| payload_of(buffer, self.len)),
         }
@@ -437,7 +445,9 @@ impl<'a> Future for Reserve<'a> {
         if let Err(refusal) = shared.stage.check_record(len) {
             return Poll::Ready(Err(refusal));
         }
-        let memory = if len < LARGE_BYTES {
+        let memory = if len <= INLINE_BYTES {
+            Memory::Inline([0; INLINE_BYTES])
+        } else if len < LARGE_BYTES {
             Memory::Small(vec![0; len])
         } else {
             match shared.stage.take_buffer(len, Some((turn, cx.waker()))) {
