@@ -30,8 +30,9 @@ impl Watermark {
     /// A batch was submitted whose last record is `last` (for a seal: the last one before it). Returns its ticket.
     pub(crate) fn handle_submitted(&mut self, last: Lsn) -> u64 {
         debug_assert!(self.flights.back().is_none_or(|before| before.last <= last));
+        let ticket = self.next_ticket();
         self.flights.push_back(InFlight { last, completed: false });
-        self.first_ticket + self.flights.len() as u64 - 1
+        ticket
     }
 
     /// The batch with this ticket is written and flushed.
@@ -52,6 +53,16 @@ impl Watermark {
     /// Everything up to here is durable.
     pub(crate) fn durable(&self) -> Lsn {
         self.durable
+    }
+
+    /// The ticket that the next batch gets.
+    pub(crate) fn next_ticket(&self) -> u64 {
+        self.first_ticket + self.flights.len() as u64
+    }
+
+    /// Whether the batch with this ticket and all before it are durable.
+    pub(crate) fn is_behind(&self, ticket: u64) -> bool {
+        ticket < self.first_ticket
     }
 
     /// How many batches are submitted and not behind the watermark.

@@ -87,6 +87,8 @@ struct Inner {
     /// Nothing more is taken.
     closing: bool,
     end: Option<End>,
+    /// Somebody waits for a segment.
+    segment_awaited: bool,
     /// Why no segment could be prepared the last time, until one is.
     no_space: Option<IoFailure>,
     /// Somebody was refused for it since: worth another try.
@@ -99,6 +101,19 @@ pub(crate) struct View {
     pub(crate) staged: Staged,
     pub(crate) closing: bool,
     pub(crate) retry_wanted: bool,
+}
+
+/// How urgently a segment is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Somebody waits for it.
+    Now,
+    /// When the current one is used up; so much of it is.
+    Soon { used_permille: u32 },
+    /// There is another one to go to.
+    Later,
+    /// Never: the log has come to its end.
+    Nothing,
 }
 
 /// What a stage is made of.
@@ -128,6 +143,7 @@ impl Stage {
             wake_wanted: false,
             closing: false,
             end: None,
+            segment_awaited: false,
             no_space: None,
             retry_wanted: false,
         };
@@ -297,9 +313,24 @@ impl Stage {
         }
     }
 
-    /// How many segments should be prepared.
-    pub(crate) fn segments_wanted(&self) -> usize {
-        lock(&self.inner).batcher.segments_wanted()
+    /// The length in blocks of the segment that should be prepared next, if one should.
+    pub(crate) fn segment_wanted(&self) -> Option<u32> {
+        let inner = lock(&self.inner);
+        if inner.closing { None } else { inner.batcher.segment_wanted() }
+    }
+
+    /// How urgently the segment is needed that is being prepared.
+    pub(crate) fn need(&self) -> Need {
+        let inner = lock(&self.inner);
+        if inner.closing || inner.end.is_some() {
+            Need::Nothing
+        } else if inner.segment_awaited {
+            Need::Now
+        } else if inner.batcher.can_rotate() {
+            Need::Later
+        } else {
+            Need::Soon { used_permille: inner.batcher.used_permille() }
+        }
     }
 
     /// A place and a buffer for a seal, if there is a block for it and nothing is staged.
@@ -329,6 +360,7 @@ impl Stage {
     pub(crate) fn add_ready(&self, space: Space) {
         let mut inner = lock(&self.inner);
         inner.no_space = None;
+        inner.segment_awaited = false;
         inner.batcher.add_ready(space);
         self.wake_heads(inner);
     }
@@ -385,7 +417,10 @@ impl Inner {
                     self.wake_wanted = true;
                     return Outcome::Refused(AppendError::NoSpace(failure.clone()));
                 }
-                None => return Outcome::NoRoom,
+                None => {
+                    self.segment_awaited = true;
+                    return Outcome::NoRoom;
+                }
             },
         };
         Outcome::Staged(self.encode(entry, at, own))
