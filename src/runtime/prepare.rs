@@ -100,3 +100,37 @@ fn finish(file: &dyn SegmentFile, header: &SegmentHeader) -> Result<(), IoFailur
     file.write_at(&block[..len], 0)?;
     file.sync()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::{Sim, SimOptions};
+    use crate::lsn::{LogId, SegmentId};
+
+    /// Gives up once so many thousandths are written.
+    struct UpTo(u32);
+
+    impl Pace for UpTo {
+        fn wait(&mut self, done: u32) -> bool {
+            done < self.0
+        }
+    }
+
+    #[test]
+    fn what_is_given_up_leaves_nothing_behind() {
+        let sim = Sim::new(1, SimOptions::default());
+        let dir = sim.directory();
+        let blocks = u32::try_from(4 * ZERO_BYTES / 512).unwrap();
+        let header = SegmentHeader {
+            log_id: LogId::new([1; 16]),
+            id: SegmentId::new(3),
+            block_bytes: 512,
+            blocks,
+            created_ns: 0,
+        };
+        assert!(prepare(&*dir, &header, None, &mut UpTo(500)).unwrap().is_none());
+        assert_eq!(sim.files(), [String::new(); 0]);
+        assert!(prepare(&*dir, &header, None, &mut UpTo(1001)).unwrap().is_some());
+        assert_eq!(sim.files(), [segment_name(header.id)]);
+    }
+}

@@ -54,3 +54,22 @@ pub(crate) fn free_below(
     }
     Ok(spares)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::{Sim, SimOptions};
+
+    #[test]
+    fn frees_the_lowest_first_and_keeps_what_is_alike() {
+        let sim = Sim::new(1, SimOptions::default());
+        let dir = sim.directory();
+        for (id, len) in [(1, 512), (2, 1024), (3, 1024), (4, 1024), (5, 1024)] {
+            dir.create(&segment_name(SegmentId::new(id))).unwrap().allocate(len).unwrap();
+        }
+        assert_eq!(free_below(&*dir, SegmentId::new(5), 1024, 2), Ok(vec![2, 3]));
+        let mut names = sim.files();
+        names.sort();
+        assert_eq!(names, [spare_name(2), spare_name(3), segment_name(SegmentId::new(5))]);
+    }
+}
