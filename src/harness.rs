@@ -26,6 +26,7 @@ use crate::runtime::append::{AppendBatch, Pending};
 use crate::runtime::driver::Driver;
 use crate::runtime::durable::End;
 use crate::runtime::index::Index;
+use crate::runtime::prepare::AtOnce;
 use crate::runtime::sync::{Arc, Mutex, lock};
 use crate::runtime::{Command, Inbox, Job, Shared, Workshop};
 use crate::stats::StatsCell;
@@ -40,6 +41,12 @@ impl Workshop for Shelf {
     }
 }
 
+/// The options, with a first segment of so many bytes, from which segments grow to their full length.
+#[must_use]
+pub fn first_segment_bytes(options: Options, bytes: u64) -> Options {
+    options.first_segment_bytes(bytes)
+}
+
 /// One opening for writing, from recovery to its end.
 pub struct Life {
     driver: Driver,
@@ -48,7 +55,7 @@ pub struct Life {
     report: RecoveryReport,
     now: Duration,
     flight_max: usize,
-    _inbox: Arc<Inbox>,
+    inbox: Arc<Inbox>,
 }
 
 impl fmt::Debug for Life {
@@ -159,7 +166,7 @@ impl Life {
             report: hosted.report,
             now: Duration::ZERO,
             flight_max: limits.flight_max,
-            _inbox: inbox,
+            inbox,
         })
     }
 
@@ -202,10 +209,15 @@ impl Life {
         self.driver.steer(method, depth.min(self.flight_max), gather);
     }
 
-    /// Runs a segment preparation that was asked for, if there is one.
+    /// Runs a job that was asked of the helper, if there is one: segments are prepared or freed.
     pub fn prepare(&mut self) -> bool {
         let job = lock(&self.shelf.0).pop();
-        job.map(Job::run).is_some()
+        job.map(|job| job.run(&mut AtOnce)).is_some()
+    }
+
+    /// Frees the segments all of whose records are below `first`, to be used again: what `truncate_before` will do.
+    pub fn recycle(&self, first: Lsn) {
+        let _ = self.inbox.send(Command::Recycle { shared: self.shared.clone(), first });
     }
 
     /// What has been acknowledged.
@@ -242,7 +254,8 @@ impl Life {
     /// # Errors
     /// I/O, damage.
     pub fn read(&self) -> Result<Vec<(Lsn, Vec<u8>)>, OpenError> {
-        read(self.shared.dir.clone(), self.shared.index.clone(), self.report.first, self.durable())
+        let first = self.shared.index.path().first().map_or(self.report.first, |segment| segment.first);
+        read(self.shared.dir.clone(), self.shared.index.clone(), first.max(self.report.first), self.durable())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::method::Method;
 
 /// Blocks of a segment that hold no data batch: the static block, an idle seal and a close seal (so that a log can
 /// always be sealed where it stands), an opening and the seal behind it.
-const RESERVED_BLOCKS: u32 = 5;
+pub(crate) const RESERVED_BLOCKS: u32 = 5;
 
 /// What recovery does with a torn tail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub struct Options {
     delay_max: Duration,
     depth: Option<usize>,
     engine: Engine,
+    /// The length of a log's first segment, unless segments are shorter: some milliseconds of zero-filling.
+    first_segment_bytes: u64,
     flight_max: usize,
     gather: Option<bool>,
     idle_seal: Duration,
@@ -79,6 +81,7 @@ impl Default for Options {
             delay_max: Duration::ZERO,
             depth: None,
             engine: Engine::Auto,
+            first_segment_bytes: 1 << 20,
             flight_max: 4,
             gather: None,
             idle_seal: Duration::from_millis(10),
@@ -230,10 +233,19 @@ impl Options {
     }
 
     /// The size of a segment file in bytes, rounded up to blocks. Default 64 MiB; at least 16 blocks, at most 16 GiB.
-    /// It is zero-filled ahead of use, so that appends overwrite written blocks; two are kept ready.
+    /// It is zero-filled ahead of use, so that appends overwrite written blocks; two are kept ready. A new log begins
+    /// with one of 1 MiB, so that opening it takes milliseconds; each behind it is twice as long, up to this length. A
+    /// record waits for a segment at least `flight_max + 1` times as long as itself, or for one of this length.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
+        self
+    }
+
+    /// For the simulation, whose segments are short.
+    #[cfg(feature = "sim")]
+    pub(crate) fn first_segment_bytes(mut self, bytes: u64) -> Self {
+        self.first_segment_bytes = bytes;
         self
     }
 
@@ -300,6 +312,9 @@ impl Options {
         Ok(Limits {
             batch_bytes,
             block_bytes: block,
+            first_blocks: u32::try_from(self.first_segment_bytes / u64::from(block))
+                .unwrap_or(u32::MAX)
+                .clamp(16, segment_blocks),
             delay_max: self.delay_max,
             flight_max: self.flight_max,
             idle_seal: self.idle_seal,
@@ -323,6 +338,8 @@ pub(crate) struct Limits {
     /// Where an open batch is closed: the size of a staging buffer, a multiple of the block.
     pub(crate) batch_bytes: usize,
     pub(crate) block_bytes: u32,
+    /// The length of a segment that an opening has to prepare itself: a log's first one.
+    pub(crate) first_blocks: u32,
     pub(crate) delay_max: Duration,
     pub(crate) flight_max: usize,
     pub(crate) idle_seal: Duration,
@@ -341,6 +358,11 @@ impl Limits {
     /// How many bytes the records of one group may take, their headers included.
     pub(crate) fn group_bytes_max(&self) -> usize {
         format::record_bytes(self.record_bytes_max)
+    }
+
+    /// How many of the largest batches a short segment holds: as many as recovery copies at most, and one more.
+    pub(crate) fn shares(&self) -> u32 {
+        u32::try_from(self.flight_max).unwrap_or(u32::MAX).saturating_add(1)
     }
 
     pub(crate) fn segment_bytes(&self) -> u64 {

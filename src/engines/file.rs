@@ -11,7 +11,7 @@ use crate::disk::file::RealDirectory;
 use crate::disk::{Buffer, Directory, SegmentFile};
 use crate::format::SegmentHeader;
 use crate::lsn::{LogId, SegmentId};
-use crate::runtime::prepare::prepare;
+use crate::runtime::prepare::{AtOnce, prepare};
 
 /// As long as ringwal's default segment.
 pub(super) const DIRECT_BYTES: u64 = 64 << 20;
@@ -97,7 +97,8 @@ impl Direct {
             blocks: u32::try_from(DIRECT_BYTES / u64::from(block_bytes))?,
             created_ns: 0,
         };
-        let file = prepare(&dir, &header, None)?;
+        let prepared = prepare(&dir, &header, None, &mut AtOnce)?;
+        let file = prepared.unwrap_or_else(|| unreachable!("at full speed nothing is given up"));
         Ok(Self { file, block_bytes: block_bytes as usize, next: AtomicU64::new(0) })
     }
 

@@ -76,14 +76,13 @@ impl Batcher {
 
     /// Where `records_bytes` bytes of records (headers included) go, together.
     pub(crate) fn placing(&self, records_bytes: usize) -> Placing {
-        let mut here = self.placement.records_bytes_here();
         if let Some(open) = &self.open {
             let filled = open.shape.records_bytes;
             if records_bytes <= open.records_bytes_max - filled {
                 return Placing::Join { at: format::BATCH_HEADER_BYTES + filled };
             }
-            here = here.saturating_sub(open.shape.bytes());
         }
+        let here = self.placement.records_bytes_behind(self.open.map_or(0, |open| open.shape.bytes()));
         // An oversize record or group still is one batch: `Options` saw to it that a segment holds it.
         let buffer_bytes = format::batch_bytes(records_bytes, self.placement.next().block_bytes).max(self.batch_bytes);
         if records_bytes <= here {
@@ -103,7 +102,7 @@ impl Batcher {
             self.placement.rotate(records_bytes);
         }
         let place = self.placement.next();
-        let records_bytes_max = (buffer_bytes - format::BATCH_HEADER_BYTES).min(self.placement.records_bytes_here());
+        let records_bytes_max = (buffer_bytes - format::BATCH_HEADER_BYTES).min(self.placement.records_bytes_behind(0));
         let shape = Shape { place, first: self.next_lsn, count: 0, records_bytes: 0, digest: 0 };
         self.open = Some(Open { shape, records_bytes_max });
         format::BATCH_HEADER_BYTES
@@ -149,15 +148,26 @@ impl Batcher {
         self.placement.add_ready(space);
     }
 
-    /// How many segments should be prepared.
-    pub(crate) fn segments_wanted(&self) -> usize {
+    /// The length in blocks of the segment that should be prepared next, if one should.
+    pub(crate) fn segment_wanted(&self) -> Option<u32> {
         self.placement.wanted()
+    }
+
+    /// Whether there is a ready segment to go on in.
+    pub(crate) fn can_rotate(&self) -> bool {
+        self.placement.can_rotate(0)
+    }
+
+    /// How much of the current segment is used up, in thousandths.
+    pub(crate) fn used_permille(&self) -> u32 {
+        self.placement.used_permille()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::placement::Terms;
     use crate::lsn::SegmentId;
 
     fn space(id: u64) -> Space {
@@ -165,7 +175,8 @@ mod tests {
     }
 
     fn batcher(ready: &[u64]) -> Batcher {
-        let placement = Placement::new(space(1), 1, ready.iter().map(|id| space(*id)));
+        let terms = Terms { full_blocks: 16, shares: 1 };
+        let placement = Placement::new(space(1), 1, ready.iter().map(|id| space(*id))).on(terms);
         Batcher::new(placement, Lsn::FIRST, 1024)
     }
 

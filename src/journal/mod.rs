@@ -15,7 +15,7 @@ pub(crate) mod watermark;
 use std::time::Duration;
 
 pub(crate) use batch::{Batcher, Placing, Shape};
-pub(crate) use placement::{Place, Placement, Space};
+pub(crate) use placement::{Place, Placement, Space, Terms};
 
 use crate::format::{BatchHeader, Kind, Link};
 use crate::lsn::{Epoch, LogId, Lsn, SegmentId};
@@ -290,6 +290,20 @@ impl Journal {
         self.sealed = true;
         self.closed = close;
         self.idle_since = None;
+    }
+
+    /// Records below `first` are to go. The next batch says so, a seal at once if there is none; when the ticket that is
+    /// returned is behind the watermark, it is said for good, and their segments may go.
+    pub(crate) fn handle_trim(&mut self, first: Lsn) -> u64 {
+        self.chain.trim = self.chain.trim.max(first);
+        self.sealed = false;
+        self.idle_since = Some(Duration::ZERO);
+        self.watermark.next_ticket()
+    }
+
+    /// Whether the batch with this ticket and all before it are durable.
+    pub(crate) fn poll_settled(&self, ticket: u64) -> bool {
+        self.watermark.is_behind(ticket)
     }
 
     /// The batch with this ticket is written and flushed.

@@ -34,9 +34,10 @@ impl Watermark {
     /// ticket.
     pub(crate) fn handle_submitted(&mut self, last: Lsn, bytes: usize) -> u64 {
         debug_assert!(self.flights.back().is_none_or(|before| before.last <= last));
+        let ticket = self.next_ticket();
         self.flights.push_back(InFlight { last, bytes, completed: false });
         self.bytes += bytes;
-        self.first_ticket + self.flights.len() as u64 - 1
+        ticket
     }
 
     /// The batch with this ticket is written and flushed.
@@ -63,6 +64,16 @@ impl Watermark {
     /// The bytes of the batches that are submitted and not behind the watermark: what no header claims durable yet.
     pub(crate) fn bytes_in_flight(&self) -> usize {
         self.bytes
+    }
+
+    /// The ticket that the next batch gets.
+    pub(crate) fn next_ticket(&self) -> u64 {
+        self.first_ticket + self.flights.len() as u64
+    }
+
+    /// Whether the batch with this ticket and all before it are durable.
+    pub(crate) fn is_behind(&self, ticket: u64) -> bool {
+        ticket < self.first_ticket
     }
 
     /// How many batches are submitted and not behind the watermark.

@@ -1,9 +1,10 @@
-//! READING: segments a window at a time ([`segment`]), a directory at a glance ([`survey`]), where the chain begins
+//! READING: segments a window at a time ([`segment`], the next one meanwhile: [`ahead`]), a directory at a glance ([`survey`]), where the chain begins
 //! ([`start`]), how far it goes ([`walk`]), what stands before ([`settled`]), and what it all means ([`assess`]).
 //!
 //! On top of that: opening for writing ([`recover`] decides, [`opener`] writes), records along the live chain ([`cursor`]),
 //! and a log that another process may be writing ([`reader`]).
 
+mod ahead;
 pub(crate) mod assess;
 pub(crate) mod cursor;
 pub(crate) mod opener;

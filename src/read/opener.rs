@@ -8,15 +8,17 @@ use super::segment::{Found, Segment};
 use super::settled::last_records;
 use super::survey::{Refusal, Survey};
 use super::walk::Walk;
-use crate::disk::{Buffer, Directory};
+use crate::disk::{Access, Buffer, Directory};
 use crate::error::{Damage, OpenError};
-use crate::format::segment::{segment_name, spare_name};
-use crate::format::{BatchHeader, Kind, RecordCrc, RecordKind, SegmentHeader, record};
+use crate::format::segment::{SEGMENT_HEADER_BYTES, segment_name, spare_name};
+use crate::format::{BatchHeader, Kind, RecordCrc, RecordKind, SegmentHeader, Verdict, record};
+use crate::journal::placement::SPARES_MAX;
 use crate::journal::recovery::Row;
-use crate::journal::{Chain, PathSegment, Placement, Shape, Space};
+use crate::journal::{Chain, PathSegment, Placement, Shape, Space, Terms};
 use crate::lsn::{LogId, Lsn, SegmentId};
 use crate::options::Limits;
-use crate::runtime::prepare::prepare;
+use crate::runtime::prepare::{AtOnce, prepare};
+use crate::runtime::recycle;
 use crate::seeded;
 
 /// What is being written by an opening.
@@ -32,6 +34,8 @@ pub(super) struct Opener<'a> {
     next_segment: SegmentId,
     /// Unused segments that do not suit the options.
     unfit: Vec<SegmentId>,
+    /// Numbers of the spares that may be used again.
+    spares: Vec<u64>,
     /// Segments written to and not yet flushed.
     unsynced: Vec<SegmentId>,
     records_copied: u64,
@@ -57,7 +61,7 @@ impl<'a> Opener<'a> {
         // Unused segments above all used ones are ready. One that does not suit goes, and so do those above it, so that
         // ids stay without gaps.
         let suits = |segment: &Segment| {
-            segment.header.blocks >= limits.segment_blocks && segment.header.block_bytes == limits.block_bytes
+            segment.header.blocks >= limits.first_blocks && segment.header.block_bytes == limits.block_bytes
         };
         let named = survey.segments.keys().copied().chain(survey.bad.iter().map(|bad| bad.id));
         let mut unused: Vec<SegmentId> = named.filter(|id| *id > verdict.used_max).collect();
@@ -72,26 +76,51 @@ impl<'a> Opener<'a> {
             limits,
             created_ns: outside.created_ns,
             chain,
-            placement: Placement::new(NOWHERE, 0, ready).without_reserve(),
+            placement: Placement::new(NOWHERE, 0, ready),
             files,
             path: verdict.path.clone(),
             next_segment,
             unfit,
+            spares: Vec::new(),
             unsynced: Vec::new(),
             records_copied: 0,
         })
     }
 
-    /// Removes what cannot be used: unfit segments, the greatest id first, and spares that a crash left behind.
-    pub(super) fn remove_unfit(&mut self, survey: &Survey<'_>) -> Result<(), OpenError> {
+    /// Removes what cannot be used: unfit segments, the greatest id first, and spares that a crash left half made.
+    pub(super) fn remove_unfit(&mut self, survey: &Survey<'_>, used_max: SegmentId) -> Result<(), OpenError> {
         while let Some(id) = self.unfit.pop() {
             self.dir.remove(&segment_name(id))?;
             self.dir.sync()?;
         }
         for number in &survey.spares {
-            self.dir.remove(&spare_name(*number))?;
+            if self.spares.len() < SPARES_MAX && self.was_segment(*number, used_max)? {
+                self.spares.push(*number);
+            } else {
+                self.dir.remove(&spare_name(*number))?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether a spare is a whole segment that was freed, to be used again as it is: it still carries its own id, one that
+    /// was used. What is being prepared carries the id that it is to have.
+    fn was_segment(&self, number: u64, used_max: SegmentId) -> Result<bool, OpenError> {
+        let file = self.dir.open(&spare_name(number), Access::Read)?;
+        let mut block = Buffer::new((self.limits.block_bytes as usize).max(SEGMENT_HEADER_BYTES));
+        let len = file.read_at(&mut block, 0)?;
+        Ok(match SegmentHeader::decode(&block[..len]) {
+            Verdict::Valid(header) => {
+                let freed = header.id.get() == number && header.id <= used_max && header.log_id == self.chain.log_id;
+                freed && self.is_alike(&header) && file.len()? == header.bytes()
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether a file's length is that of a segment under the present options: only such a one is used again.
+    fn is_alike(&self, header: &SegmentHeader) -> bool {
+        header.bytes() == self.limits.segment_bytes() && header.block_bytes == self.limits.block_bytes
     }
 
     /// Whether the log can go on in the segment where it was closed.
@@ -118,7 +147,7 @@ impl<'a> Opener<'a> {
             segment.file.sync()?;
         }
         let ready: Vec<Space> = self.files.values().map(space_of).collect();
-        self.placement = Placement::new(space_of(&segment), end.1, ready).without_reserve();
+        self.placement = Placement::new(space_of(&segment), end.1, ready);
         self.files.insert(end.0, segment);
         self.chain.link = Some(walk.cur.link());
         let shape = self.place(0, walk.n.next())?;
@@ -180,7 +209,7 @@ impl<'a> Opener<'a> {
         let fits = if records_bytes == 0 {
             self.placement.has_block()
         } else {
-            records_bytes <= self.placement.records_bytes_here()
+            records_bytes <= self.placement.records_bytes_behind(0)
         };
         if !fits && !self.placement.rotate(records_bytes) {
             self.prepare_for(records_bytes)?;
@@ -191,8 +220,8 @@ impl<'a> Opener<'a> {
         Ok(Shape { place, first, count: 0, records_bytes, digest: 0 })
     }
 
-    /// Prepares a segment that holds a batch of `records_bytes`: more than the options ask for, if the log was written
-    /// under larger ones.
+    /// Prepares a segment that holds a batch of `records_bytes`. A short one, since somebody waits for it: the full length
+    /// is the helper's work.
     fn prepare_for(&mut self, records_bytes: usize) -> Result<(), OpenError> {
         let ready: Vec<SegmentId> = self.placement.drain_ready();
         for id in ready.into_iter().rev() {
@@ -208,10 +237,11 @@ impl<'a> Opener<'a> {
             log_id: self.chain.log_id,
             id: self.next_segment,
             block_bytes: self.limits.block_bytes,
-            blocks: blocks.max(self.limits.segment_blocks),
+            blocks: blocks.max(self.limits.first_blocks),
             created_ns: self.created_ns,
         };
-        let segment = Segment { header, file: prepare(self.dir, &header, None)? };
+        let segment =
+            Segment { header, file: prepare(self.dir, &header, None, &mut AtOnce)?.ok_or(OpenError::RuntimeEnded)? };
         self.placement.add_ready(space_of(&segment));
         self.files.insert(header.id, segment);
         self.next_segment = header.id.next();
@@ -243,42 +273,43 @@ impl<'a> Opener<'a> {
         Ok(())
     }
 
-    /// Turns segments that are no longer on the chain into spares, or removes them. Returns the spares.
-    pub(super) fn clear_dead(&mut self, survey: &Survey<'_>) -> Result<Vec<u64>, OpenError> {
-        let mut spares = Vec::new();
+    /// Turns segments that are no longer on the chain into spares, or removes them.
+    pub(super) fn clear_dead(&mut self, survey: &Survey<'_>) -> Result<(), OpenError> {
         let current = self.placement.next().segment;
         if seeded::is("leave-dead") {
-            return Ok(spares);
+            return Ok(());
         }
         for (id, seen) in survey.segments.range(..current) {
             if self.path.iter().any(|segment| segment.id == *id) {
                 continue;
             }
-            let header = &seen.segment.header;
-            let alike = header.bytes() == self.limits.segment_bytes() && header.block_bytes == self.limits.block_bytes;
-            if alike && spares.len() < crate::journal::placement::READY_MAX {
-                self.dir.rename(&segment_name(*id), &spare_name(id.get()))?;
-                spares.push(id.get());
-            } else {
-                self.dir.remove(&segment_name(*id))?;
-            }
-            self.dir.sync()?;
-        }
-        Ok(spares)
-    }
-
-    /// Removes whole segments all of whose records are below `first`, the lowest id first, the directory synced each
-    /// time: what is left is a chain at any moment.
-    pub(super) fn remove_trimmed(&mut self, first: Lsn) -> Result<(), OpenError> {
-        while self.path.get(1).is_some_and(|next| next.first <= first) {
-            let gone = self.path.remove(0);
-            self.dir.remove(&segment_name(gone.id))?;
-            self.dir.sync()?;
+            self.free(*id, &seen.segment.header)?;
         }
         Ok(())
     }
 
-    pub(super) fn finish(self, survey: &Survey<'_>, verdict: &Assessment, spares: Vec<u64>) -> Opened {
+    fn free(&mut self, id: SegmentId, header: &SegmentHeader) -> Result<(), OpenError> {
+        let keep = self.is_alike(header);
+        if let Some(number) = recycle::free(self.dir, id, keep && self.spares.len() < SPARES_MAX)? {
+            self.spares.push(number);
+        }
+        Ok(())
+    }
+
+    /// Removes whole segments all of whose records are below `first`, the lowest id first, the directory synced each
+    /// time: what is left is a chain at any moment.
+    pub(super) fn remove_trimmed(&mut self, survey: &Survey<'_>, first: Lsn) -> Result<(), OpenError> {
+        while self.path.get(1).is_some_and(|next| next.first <= first) {
+            let gone = self.path.remove(0);
+            if let Some(header) = survey.segment(gone.id).map(|segment| segment.header) {
+                self.free(gone.id, &header)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self, survey: &Survey<'_>, verdict: &Assessment) -> Opened {
+        let terms = Terms { full_blocks: self.limits.segment_blocks, shares: self.limits.shares() };
         let report = RecoveryReport {
             label: verdict.row.label(),
             meaning: verdict.row.meaning(),
@@ -290,13 +321,13 @@ impl<'a> Opener<'a> {
         };
         Opened {
             chain: self.chain,
-            placement: self.placement.with_reserve(),
+            placement: self.placement.on(terms),
             files: self.files,
             path: self.path,
             first: verdict.first,
             last: verdict.last,
             next_segment: self.next_segment,
-            spares,
+            spares: self.spares,
             created_ns: self.created_ns,
             report,
         }

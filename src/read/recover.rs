@@ -113,7 +113,7 @@ pub(crate) fn open(
     let mut opener = Opener::new(&survey, &verdict, limits, surroundings)?;
     // A segment may have got its name from a process that was killed before it synced the directory.
     dir.sync()?;
-    opener.remove_unfit(&survey)?;
+    opener.remove_unfit(&survey, verdict.used_max)?;
     let continues = verdict.row.outcome() == Outcome::Continue || seeded::is("idle-reopen") && verdict.ends_sealed();
     match verdict.walk.as_ref() {
         Some(walk)
@@ -136,12 +136,12 @@ pub(crate) fn open(
     if !survey.id_recorded {
         dir.record_log_id(opener.chain.log_id)?;
     }
-    let spares = opener.clear_dead(&survey)?;
+    opener.clear_dead(&survey)?;
     if let Some(before) = truncation.before {
         verdict.first = verdict.first.max(before);
-        opener.remove_trimmed(before)?;
+        opener.remove_trimmed(&survey, before)?;
     }
-    Ok(opener.finish(&survey, &verdict, spares))
+    Ok(opener.finish(&survey, &verdict))
 }
 
 /// Whether the directory holds anything of a log.

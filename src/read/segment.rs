@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::ahead::Ahead;
 use crate::disk::{Buffer, SegmentFile};
 use crate::error::IoFailure;
 use crate::format::{BatchHeader, Link, SegmentHeader, Verdict};
@@ -47,7 +48,8 @@ impl Segment {
     }
 }
 
-/// A stretch of one segment held in memory: one for each sequential reader.
+/// A stretch of one segment held in memory: one for each sequential reader. Whoever reads on in order is read ahead of,
+/// and every byte is read once: a batch that reaches beyond the window is kept as far as it is there.
 #[derive(Debug)]
 pub(crate) struct Window {
     buffer: Buffer,
@@ -56,18 +58,20 @@ pub(crate) struct Window {
     segment: Option<SegmentId>,
     offset: u64,
     len: usize,
+    ahead: Ahead,
 }
 
 impl Window {
     /// An empty window for a directory whose blocks are `align` bytes.
     pub(crate) fn new(align: u32) -> Self {
         let align = align as usize;
-        Self { buffer: Buffer::new(align.max(4096)), align, segment: None, offset: 0, len: 0 }
+        Self { buffer: Buffer::new(align.max(4096)), align, segment: None, offset: 0, len: 0, ahead: Ahead::default() }
     }
 
     /// Forgets what it holds: the file may have changed.
     pub(crate) fn forget(&mut self) {
         self.segment = None;
+        self.ahead.forget();
     }
 
     /// `blocks` blocks from `block` of `segment`; fewer bytes at the end of the file. With `ahead`, reads on beyond
@@ -93,19 +97,51 @@ impl Window {
     }
 
     fn load(&mut self, segment: &Segment, start: u64, want: usize, ahead: bool) -> Result<(), IoFailure> {
-        self.segment = None;
+        let held = self.segment.take() == Some(segment.id());
         let offset = start - start % self.align as u64;
         let lead = usize::try_from(start - offset).unwrap_or(0);
         let left = usize::try_from(segment.header.bytes() - offset).unwrap_or(usize::MAX);
-        let ahead = if ahead { WINDOW_BYTES.min(left) } else { 0 };
+        // What is held already stays, if the reader goes on in order and the file did not end there.
+        let end = self.offset + self.len as u64;
+        let in_order = held && ahead && (self.offset..=end).contains(&offset) && self.len.is_multiple_of(self.align);
+        let kept = if in_order { usize::try_from(end - offset).unwrap_or(0) } else { 0 };
+        let ahead = if ahead { (kept + WINDOW_BYTES).min(left) } else { 0 };
         let len = (lead + want).max(ahead).next_multiple_of(self.align);
-        if self.buffer.len() < len {
+        if in_order {
+            self.keep(kept, len);
+        } else if self.buffer.len() < len {
             self.buffer = Buffer::new(len);
         }
-        self.len = segment.file.read_at(&mut self.buffer[..len], offset)?;
-        self.offset = offset;
-        self.segment = Some(segment.id());
+        let mut filled = kept;
+        if in_order && let Some((next, read)) = self.ahead.take(segment.id(), end)? {
+            let read = read.min(len - filled);
+            self.buffer[filled..filled + read].copy_from_slice(&next[..read]);
+            filled += read;
+        }
+        if filled < len && (filled - kept).is_multiple_of(self.align) {
+            filled += segment.file.read_at(&mut self.buffer[filled..len], offset + filled as u64)?;
+        }
+        (self.offset, self.len, self.segment) = (offset, filled, Some(segment.id()));
+        let behind = offset + filled as u64;
+        // A simulated file has no time to gain, and its history must not depend on a thread.
+        if in_order && filled == len && behind < segment.header.bytes() && segment.file.fd().is_some() {
+            let rest = usize::try_from(segment.header.bytes() - behind).unwrap_or(usize::MAX);
+            let stretch = WINDOW_BYTES.min(rest).next_multiple_of(self.align);
+            self.ahead.start(segment.id(), &segment.file, behind, stretch);
+        }
         Ok(())
+    }
+
+    /// Moves the last `kept` bytes that are held to the start of a buffer of at least `len`.
+    fn keep(&mut self, kept: usize, len: usize) {
+        let from = self.len - kept;
+        if self.buffer.len() < len {
+            let mut longer = Buffer::new(len);
+            longer[..kept].copy_from_slice(&self.buffer[from..self.len]);
+            self.buffer = longer;
+        } else {
+            self.buffer.copy_within(from..self.len, 0);
+        }
     }
 
     /// What the header at `block` of `segment` is.

@@ -1,6 +1,7 @@
 //! The walk: along the chain from a start, over valid batches that link to one another, to its end.
 
 use super::segment::Found;
+use super::settled::last_records;
 use super::survey::{Refusal, Survey, next_lsn};
 use crate::format::Verdict;
 use crate::journal::PathSegment;
@@ -94,7 +95,11 @@ pub(super) fn walk_from_anchor(survey: &mut Survey<'_>, start: &Found) -> Result
         && let Verdict::Valid(anchor) = survey.batch_at(anchor.header.segment, 1)?
         && leads_back(survey, &anchor, from)?
     {
-        return walk(survey, &anchor);
+        let walked = walk(survey, &anchor)?;
+        // Where nothing proves the anchor's own records, a cut would stand on what is before them: that must be whole.
+        if walked.proved.is_some() || last_records(survey, &anchor, anchor.header.first.prev())?.is_some() {
+            return Ok(walked);
+        }
     }
     walk(survey, start)
 }

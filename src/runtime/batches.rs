@@ -159,8 +159,18 @@ impl Batches {
         self.batcher.add_ready(space);
     }
 
-    /// How many segments should be prepared.
-    pub(super) fn segments_wanted(&self) -> usize {
-        self.batcher.segments_wanted()
+    /// The length in blocks of the segment that should be prepared next, if one should.
+    pub(super) fn segment_wanted(&self) -> Option<u32> {
+        self.batcher.segment_wanted()
+    }
+
+    /// Whether there is a ready segment to go on in.
+    pub(super) fn can_rotate(&self) -> bool {
+        self.batcher.can_rotate()
+    }
+
+    /// How much of the current segment is used up, in thousandths.
+    pub(super) fn used_permille(&self) -> u32 {
+        self.batcher.used_permille()
     }
 }

@@ -11,12 +11,13 @@ use slab::Slab;
 
 use super::durable::End;
 use super::sync::Arc;
-use super::{Command, Inbox, Job, PreparedFile, Shared, Tenancy, Workshop};
+use super::{Command, Inbox, Job, PreparedFile, Shared, Tenancy, Work, Workshop};
 use crate::disk::{Buffer, Completion, Disk, FileSlot, Lock, Method, Notify, Write};
 use crate::error::{Cause, IoFailure, Op, OpenError};
 use crate::format::{BATCH_HEADER_BYTES, SegmentHeader};
+use crate::journal::placement::SPARES_MAX;
 use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space, Ticket, Wake};
-use crate::lsn::SegmentId;
+use crate::lsn::{Lsn, SegmentId};
 
 /// How long to wait before a segment is tried again that could not be prepared.
 const RETRY: Duration = Duration::from_millis(100);
@@ -93,6 +94,7 @@ impl Driver {
             let next = tenant.submit(Turn { key, now, alone }, &mut *self.disk, &mut self.flights);
             if matches!(next, Next::Wait(_)) {
                 tenant.request_segment(key, now, &*self.workshop, &self.inbox);
+                tenant.request_freeing(key, &*self.workshop, &self.inbox);
             }
             pause.wakeable |= tenant.journal.wake() != Wake::Never;
             pause.until = pause.until.into_iter().chain(tenant.retry_due()).min();
@@ -134,6 +136,17 @@ impl Driver {
                         tenant.handle_prepared(&header, file, now, &mut *self.disk, &mut self.woken);
                     }
                 }
+                Command::Recycle { shared, first } => {
+                    let hosted = |tenant: &&mut Tenant| Arc::ptr_eq(&tenant.shared, &shared);
+                    if let Some(tenant) = self.tenants.iter_mut().map(|(_, tenant)| tenant).find(hosted) {
+                        tenant.handle_recycle(first);
+                    }
+                }
+                Command::Recycled { tenant, spares } => {
+                    if let Some(tenant) = self.tenants.get_mut(tenant) {
+                        tenant.handle_recycled(spares, &mut self.woken);
+                    }
+                }
                 Command::Panic => panic!("asked to by a test"),
             }
         }
@@ -162,6 +175,7 @@ impl Driver {
                     files,
                     in_flight: 0,
                     preparing: Preparing::Nothing,
+                    freeing: Freeing::Nothing,
                     retry_wanted: false,
                     next_segment,
                     spares,
@@ -212,7 +226,7 @@ impl Driver {
     fn retire(&mut self, key: usize) {
         let tenant = &self.tenants[key];
         // The helper may be at work in the directory, which is the next writer's as soon as the lock is let go.
-        if tenant.in_flight > 0 || tenant.preparing == Preparing::One {
+        if tenant.in_flight > 0 || tenant.preparing == Preparing::One || tenant.freeing == Freeing::Busy {
             return;
         }
         let mut tenant = self.tenants.remove(key);
@@ -283,6 +297,19 @@ enum Preparing {
     Failed { at: Duration },
 }
 
+/// How far the freeing of segments has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Freeing {
+    Nothing,
+    /// Until the batch with this ticket is durable, which carries the trim LSN.
+    Marked {
+        first: Lsn,
+        ticket: u64,
+    },
+    /// The workshop is at it.
+    Busy,
+}
+
 /// One log on this ring thread.
 #[derive(Debug)]
 struct Tenant {
@@ -292,6 +319,7 @@ struct Tenant {
     files: VecDeque<Attached>,
     in_flight: usize,
     preparing: Preparing,
+    freeing: Freeing,
     retry_wanted: bool,
     next_segment: SegmentId,
     spares: Vec<u64>,
@@ -428,16 +456,57 @@ impl Tenant {
             // Not before a while has passed, and only when somebody was refused for it.
             Preparing::Failed { at } => now >= at + RETRY && std::mem::take(&mut self.retry_wanted),
         };
-        if due && !self.poisoned && self.shared.stage.segments_wanted() > 0 {
+        if due
+            && !self.poisoned
+            && let Some(blocks) = self.shared.stage.segment_wanted()
+        {
             self.preparing = Preparing::One;
-            let header = SegmentHeader { id: self.next_segment, ..self.shape };
+            let spare = self.spares.pop();
+            // A spare is of the full length.
+            let blocks = if spare.is_some() { self.shape.blocks } else { blocks };
+            let header = SegmentHeader { id: self.next_segment, blocks, ..self.shape };
+            let (shared, inbox) = (self.shared.clone(), inbox.clone());
+            workshop.request(Job { tenant, shared, work: Work::Prepare { header, spare }, inbox });
+        }
+    }
+
+    /// Records below `first` are to go.
+    fn handle_recycle(&mut self, first: Lsn) {
+        // What is being freed is freed first; whoever asks again meanwhile loses nothing but time.
+        if self.freeing == Freeing::Nothing && !self.poisoned {
+            let first = first.min(self.journal.poll_durable().next());
+            self.freeing = Freeing::Marked { first, ticket: self.journal.handle_trim(first) };
+        }
+    }
+
+    /// Once the mark is durable, nobody will need the segments below it: no batch is in flight to them, readers and
+    /// recovery begin behind them.
+    fn request_freeing(&mut self, tenant: usize, workshop: &dyn Workshop, inbox: &Arc<Inbox>) {
+        if let Freeing::Marked { first, ticket } = self.freeing
+            && !self.poisoned
+            && self.journal.poll_settled(ticket)
+        {
+            let below = self.shared.index.trim(first);
+            debug_assert!(self.files.iter().all(|file| file.id >= below), "nothing is in flight to what is freed");
+            self.freeing = Freeing::Busy;
+            let room = SPARES_MAX.saturating_sub(self.spares.len());
+            let (shared, inbox) = (self.shared.clone(), inbox.clone());
             workshop.request(Job {
                 tenant,
-                shared: self.shared.clone(),
-                header,
-                spare: self.spares.pop(),
-                inbox: inbox.clone(),
+                shared,
+                work: Work::Free { below, bytes: self.shape.bytes(), room },
+                inbox,
             });
+        }
+    }
+
+    fn handle_recycled(&mut self, spares: Result<Vec<u64>, IoFailure>, woken: &mut Vec<Waker>) {
+        self.freeing = Freeing::Nothing;
+        match spares {
+            Ok(spares) => self.spares.extend(spares),
+            // As for a segment that could not be prepared; files that stayed are freed by the next opening.
+            Err(failure) if !failure.is_shortage() => self.poison(Cause::Io(failure), woken),
+            Err(_) => {}
         }
     }
 
@@ -452,13 +521,14 @@ impl Tenant {
     fn handle_prepared(
         &mut self,
         header: &SegmentHeader,
-        file: Result<PreparedFile, IoFailure>,
+        file: Result<Option<PreparedFile>, IoFailure>,
         now: Duration,
         disk: &mut dyn Disk,
         woken: &mut Vec<Waker>,
     ) {
-        match file.and_then(|file| disk.attach(&file)) {
-            Ok(slot) => {
+        match file.and_then(|file| file.map(|file| disk.attach(&file)).transpose()) {
+            Ok(None) => self.preparing = Preparing::Nothing,
+            Ok(Some(slot)) => {
                 self.preparing = Preparing::Nothing;
                 self.next_segment = header.id.next();
                 self.files.push_back(Attached { id: header.id, slot, in_flight: 0 });

@@ -25,6 +25,14 @@ impl Index {
         true
     }
 
+    /// Forgets segments all of whose records are below `first`. Returns the first one that is left.
+    pub(crate) fn trim(&self, first: Lsn) -> SegmentId {
+        let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
+        let gone = path.windows(2).take_while(|pair| pair[1].first <= first).count();
+        path.drain(..gone);
+        path.first().map_or_else(SegmentId::default, |segment| segment.id)
+    }
+
     /// The segment being written.
     pub(crate) fn last_id(&self) -> SegmentId {
         self.path.read().unwrap_or_else(PoisonError::into_inner).last().map_or_else(SegmentId::default, |last| last.id)

@@ -11,6 +11,7 @@ pub(crate) mod durable;
 pub(crate) mod index;
 pub(crate) mod prepare;
 mod queue;
+pub(crate) mod recycle;
 pub(crate) mod stage;
 pub(crate) mod threads;
 
@@ -26,6 +27,7 @@ use crate::stats::StatsCell;
 pub(crate) use crate::sync;
 use durable::{Durable, End};
 use index::Index;
+use prepare::Pace;
 use stage::Stage;
 use sync::{Arc, Mutex, lock};
 
@@ -89,7 +91,18 @@ pub(crate) enum Command {
     Prepared {
         tenant: usize,
         header: SegmentHeader,
-        file: Result<PreparedFile, IoFailure>,
+        /// None: given up, since the log is closing.
+        file: Result<Option<PreparedFile>, IoFailure>,
+    },
+    /// Records below `first` are no longer wanted: whole segments of them may be used again, once that is durably said.
+    Recycle {
+        shared: Arc<Shared>,
+        first: Lsn,
+    },
+    Recycled {
+        tenant: usize,
+        /// The numbers of the new spares.
+        spares: Result<Vec<u64>, IoFailure>,
     },
     /// For tests: panics.
     Panic,
@@ -151,27 +164,54 @@ impl Inbox {
     }
 }
 
-/// Prepares segments, somewhere else than on the ring thread.
+/// Prepares and frees segments, somewhere else than on the ring thread.
 pub(crate) trait Workshop: Send + Sync {
-    /// Takes a job; its result comes as [`Command::Prepared`].
+    /// Takes a job; its result comes as a [`Command`].
     fn request(&self, job: Job);
 }
 
-/// A segment to prepare.
+/// Work in a log's directory.
 #[derive(Debug)]
 pub(crate) struct Job {
     tenant: usize,
     shared: Arc<Shared>,
-    header: SegmentHeader,
-    spare: Option<u64>,
+    work: Work,
     inbox: Arc<Inbox>,
 }
 
+/// What is to be done.
+#[derive(Debug)]
+enum Work {
+    Prepare {
+        header: SegmentHeader,
+        spare: Option<u64>,
+    },
+    /// Free the segments below this one; up to `room` that are `bytes` long become spares.
+    Free {
+        below: SegmentId,
+        bytes: u64,
+        room: usize,
+    },
+}
+
 impl Job {
-    /// Does it, and tells the driver. Blocks on I/O.
-    pub(crate) fn run(self) {
-        let file = prepare::prepare(&*self.shared.dir, &self.header, self.spare);
+    /// The log that it is for.
+    fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Does it, and tells the driver. Blocks on I/O, and waits as `pace` says.
+    pub(crate) fn run(self, pace: &mut dyn Pace) {
+        let (tenant, dir) = (self.tenant, &*self.shared.dir);
+        let done = match self.work {
+            Work::Prepare { header, spare } => {
+                Command::Prepared { tenant, header, file: prepare::prepare(dir, &header, spare, pace) }
+            }
+            Work::Free { below, bytes, room } => {
+                Command::Recycled { tenant, spares: recycle::free_below(dir, below, bytes, room) }
+            }
+        };
         // A driver that is gone needs no segment.
-        let _ = self.inbox.send(Command::Prepared { tenant: self.tenant, header: self.header, file });
+        let _ = self.inbox.send(done);
     }
 }

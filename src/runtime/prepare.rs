@@ -10,12 +10,26 @@ use crate::error::IoFailure;
 use crate::format::SegmentHeader;
 use crate::format::segment::{segment_name, spare_name};
 
-/// Zeros are written in pieces of this size: a flush that comes in between waits for one of them at most. A quarter of a
-/// MiB halves the p99 of appends that 1 MiB gave, at the same throughput.
+/// Zeros are written in pieces of this size: a flush that comes in between waits for one of them at most.
 const ZERO_BYTES: usize = 256 << 10;
 
+/// Says when the next piece of zeros may be written, so that appends are not disturbed.
+pub(crate) trait Pace {
+    /// Waits until the next piece is due; `done` thousandths are written. False: nobody needs the segment any more.
+    fn wait(&mut self, done: u32) -> bool;
+}
+
+/// Full speed: somebody waits for it.
+pub(crate) struct AtOnce;
+
+impl Pace for AtOnce {
+    fn wait(&mut self, _done: u32) -> bool {
+        true
+    }
+}
+
 /// Prepares the segment that `header` describes. With `spare`, the number of a spare file of the right length, that file
-/// is used again: its old batches stay in it, and stale they are, by segment id, epoch and nonce.
+/// is used again: its old batches stay in it, and stale they are, by segment id. None if `pace` gave up.
 ///
 /// # Errors
 /// The first failure; the unfinished file is removed again, so that its space is not held.
@@ -23,14 +37,15 @@ pub(crate) fn prepare(
     dir: &dyn Directory,
     header: &SegmentHeader,
     spare: Option<u64>,
-) -> Result<Arc<dyn SegmentFile>, IoFailure> {
+    pace: &mut dyn Pace,
+) -> Result<Option<Arc<dyn SegmentFile>>, IoFailure> {
     let name = match spare {
         Some(number) => spare_name(number),
         None => spare_name(header.id.get()),
     };
     let prepared = match spare {
-        Some(_) => reuse(dir, header, &name),
-        None => create(dir, header, &name),
+        Some(_) => reuse(dir, header, &name).map(|()| true),
+        None => create(dir, header, &name, pace),
     };
     let named = segment_name(header.id);
     // Best effort at each failure: the one that matters is the first, and what is left under the name that it had at
@@ -39,12 +54,17 @@ pub(crate) fn prepare(
         let _ = dir.remove(name);
         failure
     };
-    prepared.and_then(|()| dir.rename(&name, &named)).map_err(|failure| forget(&name, failure))?;
+    if !prepared.map_err(|failure| forget(&name, failure))? {
+        dir.remove(&name)?;
+        return Ok(None);
+    }
+    dir.rename(&name, &named).map_err(|failure| forget(&name, failure))?;
     let opened = dir.sync().and_then(|()| dir.open(&named, crate::disk::Access::ReadWrite));
-    opened.map_err(|failure| forget(&named, failure))
+    opened.map(Some).map_err(|failure| forget(&named, failure))
 }
 
-fn create(dir: &dyn Directory, header: &SegmentHeader, name: &str) -> Result<(), IoFailure> {
+/// False if `pace` gave up.
+fn create(dir: &dyn Directory, header: &SegmentHeader, name: &str, pace: &mut dyn Pace) -> Result<bool, IoFailure> {
     let file = match dir.create(name) {
         // Left over from a preparation that a crash interrupted.
         Err(failure) if failure.errno == nix::libc::EEXIST => {
@@ -59,11 +79,14 @@ fn create(dir: &dyn Directory, header: &SegmentHeader, name: &str) -> Result<(),
     let zeros = Buffer::new(len);
     let mut offset = 0;
     while offset < header.bytes() {
+        if !pace.wait(u32::try_from(offset * 1000 / header.bytes()).unwrap_or(1000)) {
+            return Ok(false);
+        }
         let piece = usize::try_from(header.bytes() - offset).unwrap_or(usize::MAX).min(len);
         file.write_at(&zeros[..piece], offset)?;
         offset += piece as u64;
     }
-    finish(&*file, header)
+    finish(&*file, header).map(|()| true)
 }
 
 fn reuse(dir: &dyn Directory, header: &SegmentHeader, name: &str) -> Result<(), IoFailure> {
@@ -76,4 +99,38 @@ fn finish(file: &dyn SegmentFile, header: &SegmentHeader) -> Result<(), IoFailur
     header.encode(&mut block[..len]);
     file.write_at(&block[..len], 0)?;
     file.sync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::{Sim, SimOptions};
+    use crate::lsn::{LogId, SegmentId};
+
+    /// Gives up once so many thousandths are written.
+    struct UpTo(u32);
+
+    impl Pace for UpTo {
+        fn wait(&mut self, done: u32) -> bool {
+            done < self.0
+        }
+    }
+
+    #[test]
+    fn what_is_given_up_leaves_nothing_behind() {
+        let sim = Sim::new(1, SimOptions::default());
+        let dir = sim.directory();
+        let blocks = u32::try_from(4 * ZERO_BYTES / 512).unwrap();
+        let header = SegmentHeader {
+            log_id: LogId::new([1; 16]),
+            id: SegmentId::new(3),
+            block_bytes: 512,
+            blocks,
+            created_ns: 0,
+        };
+        assert!(prepare(&*dir, &header, None, &mut UpTo(500)).unwrap().is_none());
+        assert_eq!(sim.files(), [String::new(); 0]);
+        assert!(prepare(&*dir, &header, None, &mut UpTo(1001)).unwrap().is_some());
+        assert_eq!(sim.files(), [segment_name(header.id)]);
+    }
 }

@@ -123,6 +123,8 @@ struct Inner {
     /// Nothing more is taken.
     closing: bool,
     end: Option<End>,
+    /// Somebody waits for a segment.
+    segment_awaited: bool,
     /// Why no segment could be prepared the last time, until one is.
     no_space: Option<IoFailure>,
     /// Somebody was refused for it since: worth another try.
@@ -155,6 +157,19 @@ impl Copying {
     }
 }
 
+/// How urgently a segment is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Somebody waits for it.
+    Now,
+    /// When the current one is used up; so much of it is.
+    Soon { used_permille: u32 },
+    /// There is another one to go to.
+    Later,
+    /// Never: the log has come to its end.
+    Nothing,
+}
+
 /// What a stage is made of.
 #[derive(Debug)]
 pub(crate) struct Parts {
@@ -180,6 +195,7 @@ impl Stage {
             wake: Wake::Never,
             closing: false,
             end: None,
+            segment_awaited: false,
             no_space: None,
             retry_wanted: false,
         };
@@ -369,9 +385,24 @@ impl Stage {
         lock(&self.inner.0).batches.publish(lsn, woken);
     }
 
-    /// How many segments should be prepared.
-    pub(crate) fn segments_wanted(&self) -> usize {
-        lock(&self.inner.0).batches.segments_wanted()
+    /// The length in blocks of the segment that should be prepared next, if one should.
+    pub(crate) fn segment_wanted(&self) -> Option<u32> {
+        let inner = lock(&self.inner.0);
+        if inner.closing { None } else { inner.batches.segment_wanted() }
+    }
+
+    /// How urgently the segment is needed that is being prepared.
+    pub(crate) fn need(&self) -> Need {
+        let inner = lock(&self.inner.0);
+        if inner.closing || inner.end.is_some() {
+            Need::Nothing
+        } else if inner.segment_awaited {
+            Need::Now
+        } else if inner.batches.can_rotate() {
+            Need::Later
+        } else {
+            Need::Soon { used_permille: inner.batches.used_permille() }
+        }
     }
 
     /// A place and a buffer for a seal, if there is a block for it and nothing is staged.
@@ -401,6 +432,7 @@ impl Stage {
     pub(crate) fn add_ready(&self, space: Space) {
         let mut inner = lock(&self.inner.0);
         inner.no_space = None;
+        inner.segment_awaited = false;
         inner.batches.add_ready(space);
         self.wake_heads(inner);
     }
@@ -479,7 +511,10 @@ impl Inner {
                     self.wake = Wake::AtNext;
                     return Outcome::Refused(AppendError::NoSpace(failure.clone()));
                 }
-                None => return Outcome::NoRoom,
+                None => {
+                    self.segment_awaited = true;
+                    return Outcome::NoRoom;
+                }
             },
         };
         let (first, out) = self.batches.add(count, records_bytes, waiter);

@@ -1,15 +1,19 @@
 //! The threads: one ring thread for each core asked for, and one helper that prepares segments.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::driver::Driver;
+use super::prepare::{AtOnce, Pace};
+use super::stage::Need;
 use super::sync::Arc;
-use super::{Inbox, Job, Workshop};
+use super::{Inbox, Job, Shared, Workshop};
 use crate::disk::null::NullDisk;
 use crate::disk::ring::RingDisk;
 use crate::disk::syscall::SyscallDisk;
@@ -100,27 +104,76 @@ fn pin(core: usize) -> Result<(), IoFailure> {
 #[derive(Debug)]
 struct Helper {
     jobs: Option<mpsc::Sender<Job>>,
+    queued: Arc<AtomicUsize>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Helper {
     fn start() -> std::io::Result<Self> {
         let (jobs, work) = mpsc::channel::<Job>();
-        let main = move || work.into_iter().for_each(Job::run);
+        let queued = Arc::new(AtomicUsize::new(0));
+        let waiting = queued.clone();
+        let main = move || {
+            for job in work {
+                waiting.fetch_sub(1, Ordering::Relaxed);
+                let mut pace = Gentle { shared: job.shared(), queued: waiting.clone(), last: Instant::now() };
+                job.run(&mut pace);
+            }
+        };
         let thread = thread::Builder::new().name("ringwal-prepare".to_owned()).spawn(main)?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), queued, thread: Some(thread) })
+    }
+}
+
+/// Zeros keep ahead of the appends that will need their place, and no more: each flush of an append carries the zeros that
+/// the device's cache holds at that moment.
+#[derive(Debug)]
+struct Gentle {
+    shared: Arc<Shared>,
+    /// Jobs that wait for this one.
+    queued: Arc<AtomicUsize>,
+    /// When the last piece was due.
+    last: Instant,
+}
+
+/// How often the helper looks whether the next piece is due.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// No piece waits longer than this, however little is appended: 64 MiB are filled in 4 s.
+const PIECE_WAIT_MAX: Duration = Duration::from_millis(16);
+
+impl Pace for Gentle {
+    fn wait(&mut self, done: u32) -> bool {
+        loop {
+            let need = self.shared.stage.need();
+            if need == Need::Nothing {
+                return false;
+            }
+            // Ready when three quarters of the current segment are used up.
+            let due = match need {
+                Need::Soon { used_permille } => done <= used_permille * 4 / 3,
+                Need::Now => true,
+                Need::Later | Need::Nothing => false,
+            };
+            if due || self.queued.load(Ordering::Relaxed) > 0 || self.last.elapsed() >= PIECE_WAIT_MAX {
+                self.last = Instant::now();
+                return true;
+            }
+            thread::sleep(LOOK);
+        }
     }
 }
 
 impl Workshop for Helper {
     fn request(&self, job: Job) {
+        self.queued.fetch_add(1, Ordering::Relaxed);
         let refused = match &self.jobs {
             Some(jobs) => jobs.send(job).err().map(|mpsc::SendError(job)| job),
             None => Some(job),
         };
         // The helper died: better late than never.
         if let Some(job) = refused {
-            job.run();
+            job.run(&mut AtOnce);
         }
     }
 }

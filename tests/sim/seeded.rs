@@ -8,7 +8,7 @@ use crate::random::histories;
 
 /// The deliberate mistakes, and what each does. `m..` are those of the reliability catalogue; the others drop one rule
 /// of the format or of recovery each.
-const BUGS: [(&str, &str); 26] = [
+const BUGS: [(&str, &str); 27] = [
     ("m1", "no fdatasync"),
     ("m2", "acknowledges when the write completes"),
     ("m3", "acknowledges batch n + 1 while n is in flight"),
@@ -17,6 +17,7 @@ const BUGS: [(&str, &str); 26] = [
     ("m8", "repeats a failed flush"),
     ("m9", "the CRC covers neither a record's length nor its payload"),
     ("m10", "no epoch, no identity: what a recycled file held is believed"),
+    ("m-stale-recycled", "a batch's segment id is not compared: what a recycled file of this epoch held is believed"),
     ("m11", "no chain, and appends in place behind a torn tail"),
     ("m12", "cuts at the first bad batch, whatever claims it"),
     ("m17", "a flush counts for other batches' writes"),

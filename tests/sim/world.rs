@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ringwal::harness::{Life, batches, judge, shown};
+use ringwal::harness::{Life, batches, first_segment_bytes, judge, shown};
 use ringwal::sim::rng::Rng;
 use ringwal::sim::{Dsync, Faults, FlushScope, Rot, Sim, SimOptions, Snapshot};
 use ringwal::{AppendError, Lsn, Method, OpenError, Options, SubmitError};
@@ -178,7 +178,9 @@ impl<'a> World<'a> {
         let dsync = [Dsync::Through, Dsync::Flushed, Dsync::Through, Dsync::Refused][rng.index(4)];
         let late = ringwal::seeded::is("late");
         let sim = Sim::new(rng.next_u64(), SimOptions { block_bytes, flush, dsync, late, ..SimOptions::default() });
-        let blocks = 16 + rng.below(12);
+        // Some logs grow to their segments' length.
+        let grows = rng.one_in(4);
+        let blocks = if grows { 32 + rng.below(40) } else { 16 + rng.below(12) };
         let flight_max = [1, 2, 4][rng.index(3)];
         let (method, mixed) = (Method::ALL[rng.index(4)], rng.one_in(3));
         tally.count(&format!("histories by {}, depth {flight_max}", if mixed { "turns" } else { method.word() }));
@@ -189,7 +191,9 @@ impl<'a> World<'a> {
             .flight_max(flight_max)
             .batch_bytes_max(block_bytes as usize * (1 + rng.index(3)))
             .pending_bytes_max(1 << 20);
-        let record_max = block_bytes as usize * 2 - 160;
+        let options = first_segment_bytes(options, if grows { 16 } else { blocks } * u64::from(block_bytes));
+        // Now and then one that only a longer segment holds.
+        let record_max = block_bytes as usize * if grows { 6 } else { 2 } - 160;
         let same_len = rng.one_in(3).then(|| [0, 8, 40, 300][rng.index(4)]);
         Self {
             sim,
@@ -312,10 +316,13 @@ impl<'a> World<'a> {
                 self.sim.tick();
             }
             11 => {
+                let spares = self.spares();
                 life.prepare();
+                self.tally.add("spares used again", spares.saturating_sub(self.spares()));
             }
             12 => life.step(Duration::from_millis(11)),
             13 if self.rng.one_in(4) => self.look()?,
+            14 if self.rng.one_in(3) => self.recycle(life),
             _ => life.step(Duration::from_micros(50)),
         }
         if life.poisoned() {
@@ -325,6 +332,22 @@ impl<'a> World<'a> {
             }
         }
         self.oracle.promise(life.durable())
+    }
+
+    /// A live log frees its oldest segments: of the running epoch, most of the time.
+    fn recycle(&mut self, life: &Life) {
+        let (first, last) =
+            (self.oracle.first.max(self.oracle.before.unwrap_or(1)).max(1) as u64, life.durable().get());
+        if first < last {
+            let before = first + self.rng.below(last - first + 1);
+            self.oracle.before = self.oracle.before.max(usize::try_from(before).ok());
+            self.tally.count("segments freed below");
+            life.recycle(Lsn::new(before));
+        }
+    }
+
+    fn spares(&self) -> u64 {
+        self.sim.files().iter().filter(|name| name.ends_with(".spare")).count() as u64
     }
 
     /// Another process looks: what it is shown is promised from then on, and nothing it reads changes a byte.
