@@ -22,6 +22,7 @@
 //!    [`ATTEMPTS_MAX`] times ([`flight`]). A flush that ran and failed is never repeated (promise P6).
 //! 4. Completions may come in any order. Dropping a `Disk` first waits for what is in flight.
 
+pub(crate) mod alarm;
 pub(crate) mod buffer;
 pub(crate) mod file;
 pub(crate) mod flight;
@@ -46,6 +47,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use alarm::Alarm;
 pub(crate) use buffer::{Buffer, BufferPool};
 pub(crate) use lock::Lock;
 pub(crate) use notify::Notify;
@@ -232,6 +234,20 @@ pub(crate) trait Disk {
     /// With `wakeable` false the caller has no use for wake-ups while a write is in flight: the disk may sleep until a
     /// write finishes, and the wake-up stays pending in `notify`.
     fn wait(&mut self, notify: &Notify, wakeable: bool, timeout: Option<Duration>);
+
+    /// As [`Disk::wait`], for a caller that must not sleep here: sees to it that [`Disk::descriptor`] becomes readable when
+    /// a write finishes, `notify` is woken by its eventfd, or `alarm` goes off. Returns whether there is something to reap
+    /// already; to be called when everything submitted was started.
+    ///
+    /// This body is for disks that finish everything in [`Disk::kick`].
+    fn watch(&mut self, _notify: &Notify, _alarm: &Alarm) -> bool {
+        self.in_flight() > 0
+    }
+
+    /// What [`Disk::watch`] makes readable; none if nothing ever comes by itself, and the caller looks after the other two.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// Whether writes that were reported as failed may still be on their way: the lock must not be let go by hand then.
     fn in_doubt(&self) -> bool {

@@ -1,13 +1,15 @@
 //! THREADS AND WAKERS: no policy.
 //!
 //! - [`stage`]: appenders -> ring thread. [`durable`]: the watermark and who waits for it.
-//! - [`driver`]: the loop. [`threads`]: the threads it runs on, and the helper that prepares segments.
+//! - [`driver`]: the loop. [`threads`]: the threads it runs on, and the helper that prepares segments. [`local`]: the loop
+//!   inside a caller's own thread.
 //! - [`append`]: the futures.
 
 pub(crate) mod append;
 pub(crate) mod driver;
 pub(crate) mod durable;
 pub(crate) mod index;
+pub(crate) mod local;
 pub(crate) mod prepare;
 mod queue;
 pub(crate) mod stage;

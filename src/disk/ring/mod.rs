@@ -50,7 +50,7 @@ use self::tables::{BufferTable, FileTable};
 use super::flight::{Flight, Step};
 use super::probe::RingRefused;
 use super::syscall::carry_out;
-use super::{Buffer, BufferPool, Completion, Disk, FileSlot, Method, Notify, SegmentFile, Write};
+use super::{Alarm, Buffer, BufferPool, Completion, Disk, FileSlot, Method, Notify, SegmentFile, Write};
 use crate::error::{IoFailure, Op};
 
 /// How long to leave the kernel alone when it is short of memory, and how often before the ring counts as broken.
@@ -77,6 +77,8 @@ pub(crate) struct RingDisk {
     done: Vec<Completion>,
     /// Whether the poll of the eventfd is armed.
     armed: bool,
+    /// Whether the poll of an alarm is.
+    alarmed: bool,
     /// How often in a row the kernel took nothing.
     refused: u32,
     /// Why the ring can no longer be trusted.
@@ -122,6 +124,7 @@ impl RingDisk {
             inline: None,
             done: Vec::with_capacity(16),
             armed: false,
+            alarmed: false,
             refused: 0,
             broken: None,
             _stays_here: PhantomData,
@@ -201,7 +204,8 @@ impl RingDisk {
     fn on_completion(&mut self, cqe: &cqueue::Entry) {
         let key = Key::from_bits(cqe.user_data());
         if key.kind == Kind::Wake && !cqueue::more(cqe.flags()) {
-            self.armed = false;
+            let armed = if key == Key::ALARM { &mut self.alarmed } else { &mut self.armed };
+            *armed = false;
         }
         let index = key.index as usize;
         let in_flight = self.flights.get_mut(index).filter(|in_flight| in_flight.generation == key.generation);
@@ -334,6 +338,22 @@ impl Disk for RingDisk {
         } else {
             self.enter(0, None);
         }
+    }
+
+    fn watch(&mut self, notify: &Notify, alarm: &Alarm) -> bool {
+        // Polls end when the kernel runs out of room for what they report: look before each sleep.
+        let armed = (self.armed, self.alarmed);
+        let room = self.arm(notify) && self.arm_alarm(alarm);
+        if armed != (self.armed, self.alarmed) || !self.queue.is_empty() {
+            self.kick();
+        }
+        // A full queue or a kernel that is short of memory: nobody else would ever come back to it.
+        let stuck = self.broken.is_none() && !(room && self.queue.is_empty() && self.offered.is_empty());
+        stuck || !self.done.is_empty()
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(setup::descriptor(&self.ring))
     }
 
     fn in_flight(&self) -> usize {
