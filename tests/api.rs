@@ -116,7 +116,7 @@ fn an_acknowledged_record_is_there_for_the_next_opening(driven: Driven) {
         assert_eq!(log.get(lsn).unwrap().unwrap().payload.as_ref(), number.to_le_bytes());
     }
     block_on(log.close()).unwrap();
-    let reader = Reader::open(driven, &dir).unwrap();
+    let reader = Reader::open(&dir).unwrap();
     assert_eq!((reader.first_lsn(), reader.durable_lsn(), reader.unclaimed()), (Lsn::new(1), Lsn::new(20), 0));
     let range: Vec<_> =
         reader.read(Lsn::new(5)..Lsn::new(8)).unwrap().map(|record| record.unwrap().lsn.get()).collect();
@@ -419,7 +419,7 @@ fn close_makes_durable_what_was_appended_and_refuses_the_rest(driven: Driven) {
     again.submit(b"dropped").map(drop).unwrap();
     drop(again);
     let mut opened = None;
-    wait_until("the dropped log is let go", || match Log::open(driven, &dir, options()).wait() {
+    wait_until("the dropped log is let go", || match driven.open(&dir, options()) {
         Ok(log) => opened.replace(log).is_none(),
         Err(OpenError::Held { .. }) => false,
         Err(error) => panic!("{error}"),
@@ -433,7 +433,7 @@ fn a_panic_of_the_ring_thread_resolves_every_future(driven: Driven) {
     let scratch = Scratch::new("panic");
     let dir = scratch.join("log");
     // Nothing is acknowledged before the panic: batches wait for company.
-    let log = Log::open(driven, &dir, tight().delay_max(Duration::from_secs(60))).wait().unwrap();
+    let log = driven.open(&dir, tight().delay_max(Duration::from_secs(60))).unwrap();
     let staged: Vec<_> = (0..10).map(|_| log.submit(b"staged").unwrap()).collect();
     let waiter = {
         let log = log.clone();
@@ -493,7 +493,7 @@ fn an_idle_log_seals_itself_so_that_readers_see_everything(driven: Driven) {
         let pending: Vec<_> = (0..10).map(|_| log.submit(b"record").unwrap()).collect();
         assert!(pending.into_iter().all(|one| one.wait().is_ok()));
         wait_until("the idle seal", || {
-            let reader = Reader::open(driven, &dir).unwrap();
+            let reader = Reader::open(&dir).unwrap();
             assert!(reader.durable_lsn().get() + reader.unclaimed() <= round * 10);
             reader.durable_lsn() == Lsn::new(round * 10) && reader.unclaimed() == 0
         });
@@ -568,14 +568,14 @@ fn every_engine_keeps_the_same_contract(driven: Driven) {
     let scratch = Scratch::new("engines");
     for (name, engine) in [("auto", Engine::Auto), ("syscalls", Engine::Syscalls)] {
         let dir = scratch.join(name);
-        let log = Log::open(driven, &dir, options().engine(engine)).wait().unwrap();
+        let log = driven.open(&dir, options().engine(engine)).unwrap();
         assert_eq!(multi().block_on(appenders(log.clone(), 16, 50)).len(), 800);
         assert_eq!(log.stats().records, 800);
         assert_eq!(payloads(&log).len(), 800);
         block_on(log.close()).unwrap();
         // What one wrote the other opens.
         let other = if engine == Engine::Auto { Engine::Syscalls } else { Engine::Auto };
-        let log = Log::open(driven, &dir, options().engine(other)).wait().unwrap();
+        let log = driven.open(&dir, options().engine(other)).unwrap();
         assert_eq!((log.recovery_report().label, log.durable_lsn()), ("R10", Lsn::new(800)));
         block_on(log.close()).unwrap();
     }

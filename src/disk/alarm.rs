@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, TimerSetTimeFlags};
@@ -62,14 +63,14 @@ impl Alarm {
     }
 }
 
-/// One descriptor for all that a driver waits for: the disk's own, into which [`Disk::watch`] brings the other two, or
-/// else those two.
+/// One descriptor for all that a driver waits for: the eventfd, if the disk tells the rest by it, or else eventfd and
+/// alarm together.
 ///
 /// # Errors
 /// Too many open files, no memory.
-pub(crate) fn gather(disk: &dyn Disk, notify: &Notify, alarm: &Alarm) -> io::Result<OwnedFd> {
-    if let Some(descriptor) = disk.descriptor() {
-        return descriptor.try_clone_to_owned();
+pub(crate) fn gather(disk: &mut dyn Disk, notify: &Notify, alarm: &Alarm) -> io::Result<OwnedFd> {
+    if disk.tell(notify)? {
+        return notify.eventfd().try_clone_to_owned();
     }
     let both = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     for part in [notify.eventfd(), alarm.timerfd()] {
@@ -78,10 +79,15 @@ pub(crate) fn gather(disk: &dyn Disk, notify: &Notify, alarm: &Alarm) -> io::Res
     Ok(both.0)
 }
 
+/// Sleeps until `descriptor` is readable; may return early.
+pub(crate) fn wait_readable(descriptor: BorrowedFd<'_>) {
+    // A signal, or no memory: early.
+    let _early = poll(&mut [PollFd::new(descriptor, PollFlags::POLLIN)], PollTimeout::NONE);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     const SHORT: Duration = Duration::from_millis(2);
     const LONG: Duration = Duration::from_secs(3600);

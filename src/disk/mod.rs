@@ -235,18 +235,16 @@ pub(crate) trait Disk {
     /// write finishes, and the wake-up stays pending in `notify`.
     fn wait(&mut self, notify: &Notify, wakeable: bool, timeout: Option<Duration>);
 
-    /// As [`Disk::wait`], for a caller that must not sleep here: sees to it that [`Disk::descriptor`] becomes readable when
-    /// a write finishes, `notify` is woken by its eventfd, or `alarm` goes off. Returns whether there is something to reap
-    /// already; to be called when everything submitted was started.
-    ///
-    /// This body is for disks that finish everything in [`Disk::kick`].
-    fn watch(&mut self, _notify: &Notify, _alarm: &Alarm) -> bool {
-        self.in_flight() > 0
+    /// Prepares for [`Disk::watch`] instead of [`Disk::wait`], for ever: finished writes and the alarm make `notify`'s
+    /// eventfd readable. False if this disk finishes everything in [`Disk::kick`] and has nothing to tell.
+    fn tell(&mut self, _notify: &Notify) -> io::Result<bool> {
+        Ok(false)
     }
 
-    /// What [`Disk::watch`] makes readable; none if nothing ever comes by itself, and the caller looks after the other two.
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        None
+    /// As [`Disk::wait`], for a caller that must not sleep here: sees to it that the end of a write and `alarm` are told.
+    /// Returns whether there is something to do already; to be called when everything submitted was started.
+    fn watch(&mut self, _alarm: &Alarm) -> bool {
+        self.in_flight() > 0
     }
 
     /// Whether writes that were reported as failed may still be on their way: the lock must not be let go by hand then.

@@ -21,7 +21,7 @@ use super::open::{Claimed, Errand, Recovered};
 use crate::error::OpenError;
 use crate::options::Options;
 use crate::runtime::append::block_on;
-use crate::runtime::local::{Local, Turned};
+use crate::runtime::local::{Local, Poller, Turned};
 
 #[cfg(feature = "tokio")]
 pub use self::tokio::Drive;
@@ -131,14 +131,14 @@ impl LocalLog {
     ///
     /// A panic inside it poisons the log; this does not panic.
     pub fn turn(&self) -> Option<Duration> {
-        left(self.local.turn(None))
+        left(self.local.turn(Poller::Level, None))
     }
 
     /// As [`LocalLog::turn`], for executors with a cheap local wake-up: until the next turn, appends that need one wake
     /// `waker` instead of making the descriptor readable, which takes a system call. Completions and due times still come
     /// by the descriptor.
     pub fn turn_with(&self, waker: &Waker) -> Option<Duration> {
-        left(self.local.turn(Some(waker)))
+        left(self.local.turn(Poller::Level, Some(waker)))
     }
 
     /// The log as a handle that any thread may use while this one drives.

@@ -122,8 +122,8 @@ impl Driver {
     }
 
     /// As [`Disk::watch`].
-    pub(crate) fn watch(&mut self, notify: &Notify, alarm: &Alarm) -> bool {
-        self.disk.watch(notify, alarm)
+    pub(crate) fn watch(&mut self, alarm: &Alarm) -> bool {
+        self.disk.watch(alarm)
     }
 
     /// Whether nothing is on its way, so that only a wake-up or a due time can bring something to do.

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use super::driver::Driver;
 use super::sync::Arc;
-use super::threads::{Helper, Made, cause_of, make_disk, serve};
+use super::threads::{Helper, Made, cause_of, make_disk};
 use super::{Command, Inbox, Shared, Tenancy};
 use crate::disk::{Alarm, Method, Notify, alarm};
 use crate::error::{Cause, IoFailure, Op, OpenError};
@@ -34,6 +34,15 @@ const ROUNDS_MAX: u32 = 4;
 
 /// How often a turn is put off for those who append meanwhile: an executor may run a few of thousands each time.
 const GATHERING_MAX: u32 = 128;
+
+/// What the descriptor's poller reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Poller {
+    /// That it is readable, again and again: a turn takes that away.
+    Level,
+    /// That it has become readable once more: there is nothing to take away, and no system call for it.
+    Edge,
+}
 
 /// What a turn left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +75,6 @@ pub(crate) struct Local {
     expected: Cell<Lsn>,
     alarm: Alarm,
     descriptor: OwnedFd,
-    /// Whether the descriptor reports a level that somebody must take away.
-    level: bool,
     begun: Instant,
     pub(crate) method: Method,
     /// Why io_uring is not used, where it was refused.
@@ -88,9 +95,9 @@ impl Local {
         let failed = |op| move |error: io::Error| OpenError::Io(IoFailure::new(op, Path::new("ringwal"), 0, &error));
         let notify = Arc::new(Notify::new().map_err(failed(Op::Ring))?);
         let alarm = Alarm::new().map_err(failed(Op::Ring))?;
-        let (disk, refused): Made = make_disk(engine, uring_required)?;
-        let (method, level) = (disk.method(), disk.descriptor().is_none());
-        let descriptor = alarm::gather(&*disk, &notify, &alarm).map_err(failed(Op::Ring))?;
+        let (mut disk, refused): Made = make_disk(engine, uring_required)?;
+        let method = disk.method();
+        let descriptor = alarm::gather(&mut *disk, &notify, &alarm).map_err(failed(Op::Ring))?;
         let inbox = Arc::new(Inbox::new(notify));
         let helper = Helper::start().map_err(failed(Op::Spawn))?;
         let driver = Driver::new(disk, inbox.clone(), Arc::new(helper)).without_blocking();
@@ -103,7 +110,6 @@ impl Local {
             expected: Cell::new(Lsn::ZERO),
             alarm,
             descriptor,
-            level,
             begun: Instant::now(),
             method,
             refused,
@@ -119,17 +125,17 @@ impl Local {
     pub(crate) fn host(&self, tenancy: Tenancy) -> Result<(), OpenError> {
         self.log.set(tenancy.shared.clone()).map_err(|_| OpenError::RuntimeEnded)?;
         self.inbox.send(Command::Host(Box::new(tenancy))).map_err(|_| OpenError::RuntimeEnded)?;
-        self.turn(None);
+        self.turn(Poller::Level, None);
         Ok(())
     }
 
     /// Everything that there is to do, without sleeping. From then on wake-ups go to `waker`, if there is one, and else
     /// to the descriptor.
-    pub(crate) fn turn(&self, waker: Option<&Waker>) -> Turned {
+    pub(crate) fn turn(&self, poller: Poller, waker: Option<&Waker>) -> Turned {
         // A waker that turns the log that wakes it: the turn is under way.
         let Ok(mut slot) = self.driver.try_borrow_mut() else { return Turned::Again };
         let Some(driver) = slot.as_mut() else { return Turned::Done };
-        let turned = catch_unwind(AssertUnwindSafe(|| self.rounds(driver, waker)));
+        let turned = catch_unwind(AssertUnwindSafe(|| self.rounds(driver, poller, waker)));
         match turned {
             Ok(Turned::Done) => *slot = None,
             Ok(turned) => return turned,
@@ -142,10 +148,10 @@ impl Local {
         Turned::Done
     }
 
-    fn rounds(&self, driver: &mut Driver, waker: Option<&Waker>) -> Turned {
+    fn rounds(&self, driver: &mut Driver, poller: Poller, waker: Option<&Waker>) -> Turned {
         let notify = &*self.inbox.notify;
         notify.end_ring_wait();
-        if self.level {
+        if poller == Poller::Level {
             notify.empty();
         }
         notify.set_waker(waker);
@@ -161,7 +167,7 @@ impl Local {
             let overdue = pause.until.is_some_and(|due| due <= now);
             // Refused, it would be a due time that nobody hears of: a kernel without timers has worse troubles.
             let deaf = self.alarm.set(pause.until.filter(|_| !overdue), now).is_err();
-            if driver.watch(notify, &self.alarm) || overdue || deaf {
+            if driver.watch(&self.alarm) || overdue || deaf {
                 continue;
             }
             // While a batch is in flight and no other can go, nobody needs to tell of what is staged: its end is near.
@@ -219,11 +225,8 @@ impl Drop for Local {
         if let Some(log) = self.log.get() {
             log.stage.close();
         }
-        if let Some(driver) = self.driver.take() {
-            let notify = &*self.inbox.notify;
-            notify.end_ring_wait();
-            notify.set_waker(None);
-            serve(driver, notify);
+        while self.turn(Poller::Level, None) != Turned::Done {
+            alarm::wait_readable(self.as_fd());
         }
     }
 }
@@ -273,7 +276,7 @@ fn spin_on<F: Future>(future: F) -> F::Output {
 fn turn_all(waker: Option<&Waker>) -> Vec<Rc<Local>> {
     let locals: Vec<_> = HERE.with_borrow(|here| here.iter().filter_map(Weak::upgrade).collect());
     for local in &locals {
-        local.turn(waker);
+        local.turn(Poller::Level, waker);
     }
     locals
 }

@@ -64,7 +64,7 @@ impl RingThread {
 }
 
 /// Runs the driver to its end; a panic poisons every log instead of leaving its waiters alone.
-pub(super) fn serve(mut driver: Driver, notify: &Notify) {
+fn serve(mut driver: Driver, notify: &Notify) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| driver.run(notify))) {
         driver.poison_all(&cause_of(&*panic));
     }

@@ -33,7 +33,7 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::mem;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -340,20 +340,22 @@ impl Disk for RingDisk {
         }
     }
 
-    fn watch(&mut self, notify: &Notify, alarm: &Alarm) -> bool {
-        // Polls end when the kernel runs out of room for what they report: look before each sleep.
-        let armed = (self.armed, self.alarmed);
-        let room = self.arm(notify) && self.arm_alarm(alarm);
-        if armed != (self.armed, self.alarmed) || !self.queue.is_empty() {
+    /// The ring itself can be polled, too; but with deferred completions nobody who does is woken (Linux 6.18). An eventfd
+    /// is told as soon as there is work that may bring a completion.
+    fn tell(&mut self, notify: &Notify) -> io::Result<bool> {
+        self.ring.submitter().register_eventfd(notify.eventfd().as_raw_fd())?;
+        Ok(true)
+    }
+
+    fn watch(&mut self, alarm: &Alarm) -> bool {
+        // The poll ends when the kernel runs out of room for what it reports: look before each sleep.
+        let (armed, room) = (self.alarmed, self.arm_alarm(alarm));
+        if armed != self.alarmed || !self.queue.is_empty() {
             self.kick();
         }
         // A full queue or a kernel that is short of memory: nobody else would ever come back to it.
         let stuck = self.broken.is_none() && !(room && self.queue.is_empty() && self.offered.is_empty());
         stuck || !self.done.is_empty()
-    }
-
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(setup::descriptor(&self.ring))
     }
 
     fn in_flight(&self) -> usize {

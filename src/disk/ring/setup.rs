@@ -1,7 +1,6 @@
 //! Making a ring: the best set-up that this kernel takes, and a round trip to see that it works.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use io_uring::types::{SubmitArgs, Timespec};
@@ -53,13 +52,6 @@ pub(super) fn build(entries: u32, setup: Setup) -> io::Result<IoUring> {
         Setup::Plain => &mut builder,
     };
     builder.build(entries)
-}
-
-/// The ring as a descriptor: readable while it holds completions, or has work for this thread that may bring some.
-#[expect(unsafe_code, reason = "the crate names the descriptor by number only")]
-pub(super) fn descriptor(ring: &IoUring) -> BorrowedFd<'_> {
-    // SAFETY: the ring owns the descriptor and closes it only when it is dropped, which the borrow keeps from happening.
-    unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) }
 }
 
 /// Sends one request that does nothing through the ring.

@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::LocalLog;
 use crate::error::{Cause, IoFailure, Op};
-use crate::runtime::local::{Gathering, Local, Turned};
+use crate::runtime::local::{Gathering, Local, Poller, Turned};
 
 impl LocalLog {
     /// Drives the log inside the current tokio runtime (a current-thread one with I/O enabled, or tokio-uring's) until
@@ -98,7 +98,7 @@ impl Future for Drive {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        match this.local.turn(Some(cx.waker())) {
+        match this.local.turn(Poller::Edge, Some(cx.waker())) {
             // For more to do now, its waker was woken.
             Turned::Sleep(_) | Turned::Again => Poll::Pending,
             Turned::Done => {
