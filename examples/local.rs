@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for caller in callers {
             caller.await??;
         }
-        println!("three more shared {} flushes", log.stats().flushes - 1);
+        println!("three more shared {} flush(es)", log.stats().flushes - 1);
 
         for record in log.read(lsn..)? {
             let record = record?;

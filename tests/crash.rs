@@ -5,6 +5,7 @@
 
 mod common {
     #![allow(dead_code, reason = "each test uses its part")]
+    pub(crate) mod driven;
     pub(crate) mod rig;
     pub(crate) mod witness;
     pub(crate) mod workload;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use common::driven::Driven;
 use common::rig::{Reaped, Rng, Scratch, child as child_in, env_count, fingerprint, role, say};
 use common::witness::{Heard, Witness};
 use common::workload::{Load, Teller, run};
@@ -39,11 +41,13 @@ fn child() {
     let teller = Arc::new(Teller::new());
     teller.line("\nS");
     let dir = std::env::var("RINGWAL_DIR").unwrap();
-    let log = Log::open(&dir, options(number("RINGWAL_SEGMENT"))).wait().unwrap();
+    let cycle = number("RINGWAL_CYCLE") as u32;
+    // By turns on the same files: with a ring thread, and driven inside a thread that has other things to do.
+    let driven = if cycle.is_multiple_of(2) { Driven::RingThread } else { Driven::CallersThread };
+    let log = driven.open(dir.as_ref(), options(number("RINGWAL_SEGMENT"))).unwrap();
     let report = log.recovery_report();
     teller.line(&format!("O {} {} {} {}", report.label, report.last, report.torn_bytes, report.records_copied));
-    let load =
-        Load { cycle: number("RINGWAL_CYCLE") as u32, tasks: 6, threads: 2, records: u32::MAX, bytes_max: BYTES_MAX };
+    let load = Load { cycle, tasks: 6, threads: 2, records: u32::MAX, bytes_max: BYTES_MAX };
     run(&log, load, &teller);
 }
 

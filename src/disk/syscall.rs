@@ -183,6 +183,11 @@ mod tests {
     }
 
     #[test]
+    fn watching_tells() {
+        conformance::watching_tells(SyscallDisk::new());
+    }
+
+    #[test]
     fn a_held_lock_stays() {
         conformance::a_held_lock_stays(SyscallDisk::new());
     }

@@ -15,7 +15,7 @@ use super::{Command, Inbox, Job, PreparedFile, Shared, Tenancy, Workshop};
 use crate::disk::{Alarm, Buffer, Completion, Disk, FileSlot, Lock, Notify, Write};
 use crate::error::{Cause, IoFailure, Op, OpenError};
 use crate::format::{BATCH_HEADER_BYTES, SegmentHeader};
-use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space};
+use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space, Staged};
 use crate::lsn::SegmentId;
 
 /// How long to wait before a segment is tried again that could not be prepared.
@@ -56,6 +56,8 @@ pub(crate) struct Pause {
     pub(crate) wakeable: bool,
     /// How many wakers were woken.
     pub(crate) woken: usize,
+    /// A batch waits for what those who were woken append: there is more to do as soon as they had their go.
+    pub(crate) company: bool,
 }
 
 impl Driver {
@@ -93,7 +95,7 @@ impl Driver {
     pub(crate) fn step(&mut self, now: Duration) -> Pause {
         self.take_commands(now);
         self.reap(now);
-        let mut pause = Pause { until: None, wakeable: false, woken: 0 };
+        let mut pause = Pause { until: None, wakeable: false, woken: 0, company: false };
         // A ring thread that serves several logs must not keep one waiting for another's flush.
         let may_block = self.blocking_allowed && self.tenants.len() == 1;
         for key in 0..self.tenants.capacity() {
@@ -101,6 +103,12 @@ impl Driver {
             // compete with the submission for this core.
             let Some(tenant) = self.tenants.get_mut(key) else { continue };
             tenant.publish(&mut self.woken);
+            // In a caller's thread they compete with nobody: woken first, they join the batch, and never become two
+            // cohorts of which each waits for the other's flush.
+            if !self.blocking_allowed && !self.woken.is_empty() && tenant.awaits_company() {
+                pause.company = true;
+                continue;
+            }
             let next = tenant.submit(Turn { key, now, may_block }, &mut *self.disk, &mut self.flights);
             if matches!(next, Next::Wait(_)) {
                 tenant.request_segment(key, now, &*self.workshop, &self.inbox);
@@ -320,6 +328,13 @@ impl Tenant {
         if !self.poisoned {
             self.shared.durable.publish(self.journal.poll_durable(), woken);
         }
+    }
+
+    /// Whether a batch is staged that can take more.
+    fn awaits_company(&mut self) -> bool {
+        let view = self.shared.stage.view(false);
+        self.retry_wanted |= view.retry_wanted;
+        view.staged == Staged::Open && !view.closing && !self.poisoned
     }
 
     /// Submits whatever is due.

@@ -164,6 +164,9 @@ impl Local {
             if pause.woken > 0 {
                 self.expected.set(self.appended().plus(pause.woken as u64));
             }
+            if pause.company {
+                break;
+            }
             let overdue = pause.until.is_some_and(|due| due <= now);
             // Refused, it would be a due time that nobody hears of: a kernel without timers has worse troubles.
             let deaf = self.alarm.set(pause.until.filter(|_| !overdue), now).is_err();

@@ -70,6 +70,7 @@ fn every_rung_and_every_fallback_keeps_the_promises() {
             conformance::a_write_comes_back_with_its_buffer(ring_on(setup, tables));
             conformance::many_in_flight(ring_on(setup, tables));
             conformance::wake_ups_arrive(ring_on(setup, tables));
+            conformance::watching_tells(ring_on(setup, tables));
             conformance::a_held_lock_stays(ring_on(setup, tables));
         }
     }
