@@ -130,8 +130,10 @@ fn the_descriptor_tells_of_a_prepared_segment() {
 
 /// A hand-written executor: its tasks, whose turn it is, and poll(2) when it is nobody's.
 struct Bare {
-    tasks: RefCell<Vec<Option<(Pin<Box<dyn Future<Output = ()>>>, Arc<Flag>)>>>,
+    tasks: RefCell<Vec<Option<Task>>>,
 }
+
+type Task = (Pin<Box<dyn Future<Output = ()>>>, Arc<Flag>);
 
 struct Flag(AtomicBool);
 

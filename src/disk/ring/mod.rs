@@ -354,8 +354,13 @@ impl Disk for RingDisk {
             self.kick();
         }
         // A full queue or a kernel that is short of memory: nobody else would ever come back to it.
-        let stuck = self.broken.is_none() && !(room && self.queue.is_empty() && self.offered.is_empty());
-        stuck || !self.done.is_empty()
+        let stuck = !(room && self.queue.is_empty() && self.offered.is_empty());
+        // What `collect` left when it had gone round often enough was told already, and is not told again.
+        let sq = self.ring.submission();
+        let left = sq.taskrun() || sq.cq_overflow();
+        drop(sq);
+        let left = left || !self.ring.completion().is_empty();
+        !self.done.is_empty() || self.broken.is_none() && (stuck || left)
     }
 
     fn in_flight(&self) -> usize {
