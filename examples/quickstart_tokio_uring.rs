@@ -1,6 +1,7 @@
 //! The same inside tokio-uring: `cargo run --features cli --example quickstart_tokio_uring -- DIRECTORY`.
 //!
-//! The log has a ring thread of its own. Its futures need only a `Waker`, so that any executor will do.
+//! The log has a ring thread of its own. Its futures need only a `Waker`, so that any executor will do. A log that is
+//! driven inside this very thread is in the example `local`: it works here just as well.
 #![allow(clippy::print_stdout, reason = "a program")]
 
 use ringwal::{Log, Options};

@@ -98,7 +98,9 @@ mod sync;
 #[doc(hidden)]
 pub use disk::sim;
 pub use error::{AppendError, Cause, Damage, IoFailure, Op, OpenError, OptionsError, ReadError, SubmitError};
-pub use log::{Close, Log, Open, Runtime, RuntimeBuilder};
+#[cfg(feature = "tokio")]
+pub use log::Drive;
+pub use log::{Close, LocalLog, LocalOpen, Log, Open, Runtime, RuntimeBuilder};
 pub use lsn::{Epoch, LogId, Lsn, SegmentId};
 pub use method::Method;
 pub use options::{Engine, Options, RecoveryMode};

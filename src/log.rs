@@ -1,6 +1,7 @@
 //! The public handle.
 
 mod host;
+mod local;
 mod open;
 
 use std::fmt;
@@ -11,6 +12,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pub use host::{Runtime, RuntimeBuilder};
+#[cfg(feature = "tokio")]
+pub use local::Drive;
+pub use local::{LocalLog, LocalOpen};
 #[cfg(feature = "sim")]
 pub(crate) use open::Hosted;
 pub use open::Open;
@@ -23,7 +27,7 @@ use crate::read::recover::RecoveryReport;
 use crate::runtime::append::{Append, AppendBatch, Pending, Reserve, WaitDurable, block_on};
 use crate::runtime::durable::End;
 use crate::runtime::sync::Arc;
-use crate::runtime::{Command, Shared};
+use crate::runtime::{Command, Inbox, Shared};
 use crate::stats::Stats;
 use host::Host;
 
@@ -56,8 +60,10 @@ struct Handle {
     shared: Arc<Shared>,
     report: RecoveryReport,
     first: Lsn,
-    /// The log's own ring thread, or the runtime's: kept until the last handle is gone.
-    _host: Arc<Host>,
+    /// Where its driver takes commands.
+    inbox: Arc<Inbox>,
+    /// The log's own ring thread, or the runtime's: kept until the last handle is gone. None for a [`LocalLog`]'s.
+    _host: Option<Arc<Host>>,
 }
 
 impl fmt::Debug for Log {
@@ -76,6 +82,16 @@ impl Drop for Handle {
 }
 
 impl Log {
+    fn new(
+        shared: Arc<Shared>,
+        report: RecoveryReport,
+        first: Lsn,
+        inbox: Arc<Inbox>,
+        host: Option<Arc<Host>>,
+    ) -> Self {
+        Self { handle: Arc::new(Handle { shared, report, first, inbox, _host: host }) }
+    }
+
     /// Opens the log in the directory `path` for writing, on a ring thread of its own; makes both if they are missing
     /// ([`Options::create`]). Recovers what a crash left: see [`Log::recovery_report`].
     ///
@@ -245,10 +261,10 @@ impl Log {
         Close { shared: self.handle.shared.clone() }
     }
 
-    /// For tests: makes the ring thread panic.
+    /// For tests: makes the driver panic.
     #[doc(hidden)]
     pub fn panic_for_tests(&self) {
-        let _ = self.handle._host.inbox.send(Command::Panic);
+        let _ = self.handle.inbox.send(Command::Panic);
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod common {
     #![allow(dead_code, reason = "each test uses its part")]
+    pub(crate) mod driven;
     pub(crate) mod rig;
 }
 
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use common::driven::Driven;
 use common::rig::{Scratch, skip};
 use ringwal::{AppendError, Engine, Log, Lsn, OpenError, Options, ReadError, Reader, Runtime, SubmitError};
 
@@ -24,9 +26,37 @@ fn options() -> Options {
     Options::default().segment_bytes(1 << 20)
 }
 
-fn open(dir: &Path) -> Log {
-    Log::open(dir, options()).wait().unwrap()
+fn open(driven: Driven, dir: &Path) -> Log {
+    driven.open(dir, options()).unwrap()
 }
+
+/// Each of these tests with a ring thread, and with a thread that has other things to do.
+macro_rules! either_way {
+    ($($test:ident),+ $(,)?) => {
+        mod on_a_ring_thread {
+            $(#[test] fn $test() { super::$test(super::Driven::RingThread); })+
+        }
+        mod inside_a_callers_thread {
+            $(#[test] fn $test() { super::$test(super::Driven::CallersThread); })+
+        }
+    };
+}
+
+either_way!(
+    an_acknowledged_record_is_there_for_the_next_opening,
+    lsns_are_dense_from_many_tasks_on_every_runtime,
+    at_the_bound_submit_is_refused_and_append_waits_its_turn,
+    waiters_are_served_in_turn_and_dropped_ones_block_nobody,
+    a_dropped_append_appends_nothing_before_its_first_poll_and_hurts_nobody_after,
+    groups_take_consecutive_lsns_among_others,
+    slots_take_their_lsn_at_commit_small_and_large,
+    sync_and_wait_durable_tell_of_everything_before,
+    close_makes_durable_what_was_appended_and_refuses_the_rest,
+    a_panic_of_the_ring_thread_resolves_every_future,
+    an_idle_log_seals_itself_so_that_readers_see_everything,
+    delay_max_gathers_company_and_ends,
+    every_engine_keeps_the_same_contract,
+);
 
 /// A bare executor: a thread and a waker that unparks it.
 fn block_on<F: Future>(future: F) -> F::Output {
@@ -73,11 +103,10 @@ fn payloads(log: &Log) -> Vec<Vec<u8>> {
     log.read(..).unwrap().map(|record| record.unwrap().payload.to_vec()).collect()
 }
 
-#[test]
-fn an_acknowledged_record_is_there_for_the_next_opening() {
+fn an_acknowledged_record_is_there_for_the_next_opening(driven: Driven) {
     let scratch = Scratch::new("durable");
     let dir = scratch.join("log");
-    let log = open(&dir);
+    let log = open(driven, &dir);
     assert_eq!((log.first_lsn(), log.durable_lsn(), log.appended_lsn()), (Lsn::new(1), Lsn::ZERO, Lsn::ZERO));
     assert_eq!(log.path(), dir);
     for number in 1..=20u64 {
@@ -94,7 +123,7 @@ fn an_acknowledged_record_is_there_for_the_next_opening() {
     assert_eq!(range, [5, 6, 7]);
     assert!(reader.get(Lsn::new(21)).unwrap().is_none());
     assert!(matches!(reader.read(Lsn::ZERO..), Ok(_) | Err(ReadError::Truncated { .. })));
-    let log = open(&dir);
+    let log = open(driven, &dir);
     assert_eq!(log.recovery_report().label, "R10");
     assert_eq!(block_on(log.append(b"next")).unwrap(), Lsn::new(21));
     block_on(log.close()).unwrap();
@@ -122,10 +151,9 @@ async fn appenders(log: Log, tasks: u64, each: u64) -> Vec<u64> {
     lsns
 }
 
-#[test]
-fn lsns_are_dense_from_many_tasks_on_every_runtime() {
+fn lsns_are_dense_from_many_tasks_on_every_runtime(driven: Driven) {
     let scratch = Scratch::new("dense");
-    let log = open(&scratch.join("log"));
+    let log = open(driven, &scratch.join("log"));
     let expect = |from: u64, count: u64| (from..from + count).collect::<Vec<_>>();
     assert_eq!(multi().block_on(appenders(log.clone(), 32, 20)), expect(1, 640));
     assert_eq!(current().block_on(appenders(log.clone(), 16, 10)), expect(641, 160));
@@ -179,10 +207,9 @@ fn tight() -> Options {
         .pending_bytes_max(128 << 10)
 }
 
-#[test]
-fn at_the_bound_submit_is_refused_and_append_waits_its_turn() {
+fn at_the_bound_submit_is_refused_and_append_waits_its_turn(driven: Driven) {
     let scratch = Scratch::new("bound");
-    let log = Log::open(scratch.join("log"), tight()).wait().unwrap();
+    let log = driven.open(&scratch.join("log"), tight()).unwrap();
     let record = vec![7; 50_000];
     let mut full = 0;
     let mut pending = Vec::new();
@@ -219,8 +246,7 @@ fn at_the_bound_submit_is_refused_and_append_waits_its_turn() {
     block_on(log.close()).unwrap();
 }
 
-#[test]
-fn waiters_are_served_in_turn_and_dropped_ones_block_nobody() {
+fn waiters_are_served_in_turn_and_dropped_ones_block_nobody(driven: Driven) {
     let scratch = Scratch::new("turns");
     // Slots of the pool are the bound here, and they stay where they are until they are dropped.
     let options = Options::default()
@@ -228,7 +254,7 @@ fn waiters_are_served_in_turn_and_dropped_ones_block_nobody() {
         .record_bytes_max(200 << 10)
         .batch_bytes_max(256 << 10)
         .pending_bytes_max(512 << 10);
-    let log = Log::open(scratch.join("log"), options).wait().unwrap();
+    let log = driven.open(&scratch.join("log"), options).unwrap();
     let mut slots = Vec::new();
     loop {
         let mut reserve = Box::pin(log.reserve(200 << 10));
@@ -267,10 +293,9 @@ fn waiters_are_served_in_turn_and_dropped_ones_block_nobody() {
     block_on(log.close()).unwrap();
 }
 
-#[test]
-fn a_dropped_append_appends_nothing_before_its_first_poll_and_hurts_nobody_after() {
+fn a_dropped_append_appends_nothing_before_its_first_poll_and_hurts_nobody_after(driven: Driven) {
     let scratch = Scratch::new("cancel");
-    let log = open(&scratch.join("log"));
+    let log = open(driven, &scratch.join("log"));
     drop(log.append(b"never polled"));
     assert_eq!(log.appended_lsn(), Lsn::ZERO);
     let mut kept = 0;
@@ -294,10 +319,9 @@ fn a_dropped_append_appends_nothing_before_its_first_poll_and_hurts_nobody_after
     block_on(log.close()).unwrap();
 }
 
-#[test]
-fn groups_take_consecutive_lsns_among_others() {
+fn groups_take_consecutive_lsns_among_others(driven: Driven) {
     let scratch = Scratch::new("groups");
-    let log = open(&scratch.join("log"));
+    let log = open(driven, &scratch.join("log"));
     let runtime = multi();
     let tasks: Vec<_> = (0..16u8)
         .map(|task| {
@@ -320,10 +344,9 @@ fn groups_take_consecutive_lsns_among_others() {
     block_on(log.close()).unwrap();
 }
 
-#[test]
-fn slots_take_their_lsn_at_commit_small_and_large() {
+fn slots_take_their_lsn_at_commit_small_and_large(driven: Driven) {
     let scratch = Scratch::new("slots");
-    let log = Log::open(scratch.join("log"), Options::default().segment_bytes(8 << 20)).wait().unwrap();
+    let log = driven.open(&scratch.join("log"), Options::default().segment_bytes(8 << 20)).unwrap();
     for len in [0, 1, 4096, (128 << 10) - 1, 128 << 10, 1 << 20, 2 << 20] {
         let mut held = block_on(log.reserve(len)).unwrap();
         let before = block_on(log.append(b"meanwhile")).unwrap();
@@ -347,10 +370,9 @@ fn slots_take_their_lsn_at_commit_small_and_large() {
     block_on(log.close()).unwrap();
 }
 
-#[test]
-fn sync_and_wait_durable_tell_of_everything_before() {
+fn sync_and_wait_durable_tell_of_everything_before(driven: Driven) {
     let scratch = Scratch::new("sync");
-    let log = open(&scratch.join("log"));
+    let log = open(driven, &scratch.join("log"));
     assert_eq!(block_on(log.sync()).unwrap(), Lsn::ZERO);
     let pending: Vec<_> = (0..100).map(|_| log.submit(b"record").unwrap()).collect();
     assert_eq!(log.appended_lsn(), Lsn::new(100));
@@ -375,11 +397,10 @@ fn sync_and_wait_durable_tell_of_everything_before() {
     assert_eq!(waiter.join().unwrap(), Err(AppendError::Closed));
 }
 
-#[test]
-fn close_makes_durable_what_was_appended_and_refuses_the_rest() {
+fn close_makes_durable_what_was_appended_and_refuses_the_rest(driven: Driven) {
     let scratch = Scratch::new("close");
     let dir = scratch.join("log");
-    let log = open(&dir);
+    let log = open(driven, &dir);
     let other = log.clone();
     let pending: Vec<_> = (0..500).map(|_| log.submit(b"record").unwrap()).collect();
     block_on(log.close()).unwrap();
@@ -392,13 +413,13 @@ fn close_makes_durable_what_was_appended_and_refuses_the_rest() {
     assert_eq!(block_on(other.append_batch(&[b"late"])), Err(AppendError::Closed));
     assert_eq!(other.durable_lsn(), Lsn::new(500), "it can still be asked");
     block_on(other.close()).unwrap();
-    let again = open(&dir);
+    let again = open(driven, &dir);
     assert_eq!((again.recovery_report().label, again.durable_lsn()), ("R10", Lsn::new(500)));
     // The last handle's drop closes, in the background.
     again.submit(b"dropped").map(drop).unwrap();
     drop(again);
     let mut opened = None;
-    wait_until("the dropped log is let go", || match Log::open(&dir, options()).wait() {
+    wait_until("the dropped log is let go", || match driven.open(&dir, options()) {
         Ok(log) => opened.replace(log).is_none(),
         Err(OpenError::Held { .. }) => false,
         Err(error) => panic!("{error}"),
@@ -408,12 +429,11 @@ fn close_makes_durable_what_was_appended_and_refuses_the_rest() {
     block_on(log.close()).unwrap();
 }
 
-#[test]
-fn a_panic_of_the_ring_thread_resolves_every_future() {
+fn a_panic_of_the_ring_thread_resolves_every_future(driven: Driven) {
     let scratch = Scratch::new("panic");
     let dir = scratch.join("log");
     // Nothing is acknowledged before the panic: batches wait for company.
-    let log = Log::open(&dir, tight().delay_max(Duration::from_secs(60))).wait().unwrap();
+    let log = driven.open(&dir, tight().delay_max(Duration::from_secs(60))).unwrap();
     let staged: Vec<_> = (0..10).map(|_| log.submit(b"staged").unwrap()).collect();
     let waiter = {
         let log = log.clone();
@@ -432,7 +452,7 @@ fn a_panic_of_the_ring_thread_resolves_every_future() {
     assert!(poisoned(&result), "{result:?}");
     assert!(matches!(block_on(log.close()), Err(AppendError::Poisoned(_))), "close returns, and tells");
     drop(log);
-    let log = open(&dir);
+    let log = open(driven, &dir);
     assert_eq!(block_on(log.append(b"works again")).unwrap(), log.appended_lsn());
     block_on(log.close()).unwrap();
 }
@@ -465,11 +485,10 @@ fn a_runtime_serves_several_logs_on_pinned_threads() {
     assert!(Runtime::builder().cores([4095]).build().is_err(), "a core that does not exist");
 }
 
-#[test]
-fn an_idle_log_seals_itself_so_that_readers_see_everything() {
+fn an_idle_log_seals_itself_so_that_readers_see_everything(driven: Driven) {
     let scratch = Scratch::new("idle");
     let dir = scratch.join("log");
-    let log = open(&dir);
+    let log = open(driven, &dir);
     for round in 1..=3 {
         let pending: Vec<_> = (0..10).map(|_| log.submit(b"record").unwrap()).collect();
         assert!(pending.into_iter().all(|one| one.wait().is_ok()));
@@ -486,10 +505,9 @@ fn an_idle_log_seals_itself_so_that_readers_see_everything() {
     block_on(log.close()).unwrap();
 }
 
-#[test]
-fn delay_max_gathers_company_and_ends() {
+fn delay_max_gathers_company_and_ends(driven: Driven) {
     let scratch = Scratch::new("delay");
-    let log = Log::open(scratch.join("log"), options().delay_max(Duration::from_millis(50))).wait().unwrap();
+    let log = driven.open(&scratch.join("log"), options().delay_max(Duration::from_millis(50))).unwrap();
     let before = log.stats().flushes;
     let pending: Vec<_> = (0..20).map(|_| log.submit(b"record").unwrap()).collect();
     assert!(pending.into_iter().all(|one| one.wait().is_ok()));
@@ -498,7 +516,7 @@ fn delay_max_gathers_company_and_ends() {
     // Closing does not wait for it.
     let log = {
         block_on(log.close()).unwrap();
-        Log::open(scratch.join("slow"), options().delay_max(Duration::from_secs(3600))).wait().unwrap()
+        driven.open(&scratch.join("slow"), options().delay_max(Duration::from_secs(3600))).unwrap()
     };
     let one = log.submit(b"record").unwrap();
     block_on(log.close()).unwrap();
@@ -546,19 +564,18 @@ fn options_out_of_bounds_are_named_and_make_nothing() {
     }
 }
 
-#[test]
-fn every_engine_keeps_the_same_contract() {
+fn every_engine_keeps_the_same_contract(driven: Driven) {
     let scratch = Scratch::new("engines");
     for (name, engine) in [("auto", Engine::Auto), ("syscalls", Engine::Syscalls)] {
         let dir = scratch.join(name);
-        let log = Log::open(&dir, options().engine(engine)).wait().unwrap();
+        let log = driven.open(&dir, options().engine(engine)).unwrap();
         assert_eq!(multi().block_on(appenders(log.clone(), 16, 50)).len(), 800);
         assert_eq!(log.stats().records, 800);
         assert_eq!(payloads(&log).len(), 800);
         block_on(log.close()).unwrap();
         // What one wrote the other opens.
         let other = if engine == Engine::Auto { Engine::Syscalls } else { Engine::Auto };
-        let log = Log::open(&dir, options().engine(other)).wait().unwrap();
+        let log = driven.open(&dir, options().engine(other)).unwrap();
         assert_eq!((log.recovery_report().label, log.durable_lsn()), ("R10", Lsn::new(800)));
         block_on(log.close()).unwrap();
     }

@@ -6,6 +6,7 @@
 
 mod common {
     #![allow(dead_code, reason = "each test uses its part")]
+    pub(crate) mod driven;
     pub(crate) mod manner;
     pub(crate) mod rig;
     pub(crate) mod witness;
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use common::driven::Driven;
 use common::manner::Manner;
 use common::rig::{Reaped, Rng, Scratch, child as child_in, env_count, fingerprint, role, say};
 use common::witness::{Heard, Witness};
@@ -42,11 +44,13 @@ fn child() {
     let teller = Arc::new(Teller::new());
     teller.line("\nS");
     let dir = std::env::var("RINGWAL_DIR").unwrap();
-    let log = Log::open(&dir, options(number("RINGWAL_SEGMENT"), Manner::of(0))).wait().unwrap();
+    let cycle = number("RINGWAL_CYCLE") as u32;
+    // By turns on the same files: with a ring thread, and driven inside a thread that has other things to do.
+    let driven = if cycle.is_multiple_of(2) { Driven::RingThread } else { Driven::CallersThread };
+    let log = driven.open(dir.as_ref(), options(number("RINGWAL_SEGMENT"), Manner::of(0))).unwrap();
     let report = log.recovery_report();
     teller.line(&format!("O {} {} {} {}", report.label, report.last, report.torn_bytes, report.records_copied));
-    let load =
-        Load { cycle: number("RINGWAL_CYCLE") as u32, tasks: 6, threads: 2, records: u32::MAX, bytes_max: BYTES_MAX };
+    let load = Load { cycle, tasks: 6, threads: 2, records: u32::MAX, bytes_max: BYTES_MAX };
     run(&log, load, &teller);
 }
 

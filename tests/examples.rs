@@ -213,3 +213,13 @@ fn the_quickstarts_run() {
         }
     }
 }
+
+#[test]
+fn the_local_log_runs() {
+    let scratch = Scratch::new("local");
+    let output = Command::new(example("local")).arg(scratch.0.join("log")).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.starts_with("hello is durable as record 1\nthree more shared 1 flush(es)\n"), "{said}");
+    assert!(said.ends_with("4: together\n"), "{said}");
+}

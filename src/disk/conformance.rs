@@ -9,9 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use nix::libc::{EFBIG, EINVAL};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+use super::alarm::{Alarm, gather};
 use super::file::RealDirectory;
 use super::scratch::{Scratch, alone};
 use super::{Buffer, Completion, Directory, Disk, FileSlot, Method, Notify, SegmentFile, Write};
@@ -240,6 +242,40 @@ pub(super) fn wake_ups_arrive<D: Disk>(disk: D, method: Method) {
     notify.wake();
     rig.disk.wait(&notify, true, None);
     rig.disk.wait(&notify, true, Some(Duration::from_millis(1)));
+}
+
+/// One descriptor tells of the end of a write, of a wake-up and of a due time; nothing else is needed to find them.
+pub(super) fn watching_tells<D: Disk>(disk: D, method: Method) {
+    let mut rig = rig(disk, method, 4);
+    let alarm = Alarm::new().unwrap();
+    let descriptor = gather(&mut rig.disk, &rig.notify, &alarm).unwrap();
+    let told = || {
+        let mut fds = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
+        let told = poll(&mut fds, PollTimeout::from(60_000u16)) == Ok(1);
+        rig.notify.empty();
+        assert!(told, "nothing is told");
+    };
+    let mut out = Vec::new();
+    for round in 0..20u8 {
+        rig.disk.submit(rig.write(u64::from(round), 0, 1, round));
+        rig.disk.kick();
+        while rig.disk.in_flight() > 0 {
+            if !rig.disk.watch(&alarm) {
+                told();
+            }
+            rig.disk.reap(&mut out);
+        }
+        assert_eq!(out.pop().map(|completion| completion.result), Some(Ok(())));
+        assert!(!rig.disk.watch(&alarm), "nothing is left");
+        assert!(rig.notify.begin_ring_wait());
+        rig.notify.wake();
+        told();
+        rig.notify.end_ring_wait();
+        alarm.set(Some(Duration::from_millis(1)), Duration::ZERO).unwrap();
+        told();
+        rig.disk.reap(&mut out);
+        alarm.set(None, Duration::from_millis(1)).unwrap();
+    }
 }
 
 struct SetOnDrop<'a>(&'a AtomicBool);

@@ -25,6 +25,7 @@
 //!    ([`Disk::methods`]) or that its file refuses is replaced by the disk's reference method; the completion tells.
 //! 5. Completions may come in any order. Dropping a `Disk` first waits for what is in flight.
 
+pub(crate) mod alarm;
 pub(crate) mod buffer;
 pub(crate) mod file;
 pub(crate) mod flight;
@@ -50,6 +51,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use alarm::Alarm;
 pub(crate) use buffer::{Buffer, BufferPool};
 pub(crate) use lock::Lock;
 pub(crate) use notify::Notify;
@@ -215,6 +217,18 @@ pub(crate) trait Disk {
     /// With `wakeable` false the caller has no use for wake-ups while a write is in flight: the disk may sleep until a
     /// write finishes, and the wake-up stays pending in `notify`.
     fn wait(&mut self, notify: &Notify, wakeable: bool, timeout: Option<Duration>);
+
+    /// Prepares for [`Disk::watch`] instead of [`Disk::wait`], for ever: finished writes and the alarm make `notify`'s
+    /// eventfd readable. False if this disk finishes everything in [`Disk::kick`] and has nothing to tell.
+    fn tell(&mut self, _notify: &Notify) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// As [`Disk::wait`], for a caller that must not sleep here: sees to it that the end of a write and `alarm` are told.
+    /// Returns whether there is something to do already; to be called when everything submitted was started.
+    fn watch(&mut self, _alarm: &Alarm) -> bool {
+        self.in_flight() > 0
+    }
 
     /// Whether writes that were reported as failed may still be on their way: the lock must not be let go by hand then.
     fn in_doubt(&self) -> bool {

@@ -17,8 +17,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::seeded;
@@ -30,7 +33,8 @@ const AWAKE: u8 = 0;
 const NOTIFIED: u8 = 1;
 /// Asleep, or about to be, in `thread::park`.
 const PARKED: u8 = 2;
-/// Asleep, or about to be, in the kernel with a poll of the eventfd armed.
+/// Asleep, or about to be, in the kernel with a poll of the eventfd armed; or, for a driver inside its caller's thread,
+/// wherever that thread is: it is to be told by its waker, or else by the eventfd.
 const IN_RING: u8 = 3;
 
 use bed::Bed;
@@ -46,6 +50,8 @@ pub(crate) struct Notify {
     /// The eventfd, to a model.
     #[cfg(all(test, ringwal_loom))]
     written: Bed,
+    /// Woken instead of the eventfd: on the thread's own executor that takes no system call.
+    waker: Mutex<Option<Waker>>,
 }
 
 impl Notify {
@@ -57,6 +63,7 @@ impl Notify {
             state: AtomicU8::new(AWAKE),
             bed: Bed::default(),
             eventfd,
+            waker: Mutex::default(),
             #[cfg(all(test, ringwal_loom))]
             written: Bed::default(),
         })
@@ -68,13 +75,37 @@ impl Notify {
         match self.state.swap(NOTIFIED, order) {
             PARKED => self.bed.rouse(),
             IN_RING => {
-                // It fails only with a full counter, and then the eventfd is readable anyway.
-                let _full = self.eventfd.write(1);
+                self.rouse();
                 #[cfg(all(test, ringwal_loom))]
                 self.written.rouse();
             }
             _ => {}
         }
+    }
+
+    /// Tells the thread to look, wherever it is: by its waker if there is one, else by the eventfd.
+    pub(crate) fn rouse(&self) {
+        // Woken outside the lock: a waker may do anything.
+        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match waker {
+            Some(waker) => waker.wake(),
+            // It fails only with a full counter, and then the eventfd is readable anyway.
+            None => drop(self.eventfd.write(1)),
+        }
+    }
+
+    /// Whom to wake instead of writing to the eventfd. Until it is changed the eventfd is silent.
+    pub(crate) fn set_waker(&self, waker: Option<&Waker>) {
+        let mut known = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&mut *known, waker) {
+            (Some(known), Some(waker)) => known.clone_from(waker),
+            (known, waker) => *known = waker.cloned(),
+        }
+    }
+
+    /// Empties the eventfd, for a poller that reports the level.
+    pub(crate) fn empty(&self) {
+        let _empty = self.eventfd.read();
     }
 
     /// Sleeps until woken, or until `timeout` has passed; may return early. Always called by the same thread.
@@ -96,6 +127,18 @@ impl Notify {
     /// The sleep in the ring is over; takes the wake-up that may have ended it.
     pub(crate) fn end_ring_wait(&self) {
         self.get_up();
+    }
+
+    /// Sleeps until woken or until one of `others` is readable; may return early.
+    pub(crate) fn poll_with(&self, others: &[BorrowedFd<'_>]) {
+        if self.begin_ring_wait() {
+            let all = [self.eventfd()].into_iter().chain(others.iter().copied());
+            let mut all: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            // A signal, or no memory: early.
+            let _early = poll(&mut all, PollTimeout::NONE);
+            self.empty();
+            self.end_ring_wait();
+        }
     }
 
     /// Becomes readable when a thread in a ring wait is woken.
@@ -258,7 +301,6 @@ mod loom_model {
 #[cfg(all(test, not(ringwal_loom)))]
 mod tests {
     use super::*;
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::sync::atomic::AtomicU64;
     use std::thread;
 
@@ -331,6 +373,31 @@ mod tests {
     #[test]
     fn no_wake_up_is_lost_when_the_places_alternate_under_chatter() {
         ping_pong(either, true);
+    }
+
+    #[test]
+    fn a_waker_is_woken_instead_of_the_eventfd() {
+        struct Count(AtomicU64);
+        impl std::task::Wake for Count {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let (notify, count) = (Notify::new().unwrap(), std::sync::Arc::new(Count(AtomicU64::new(0))));
+        notify.set_waker(Some(&Waker::from(count.clone())));
+        notify.wake();
+        assert_eq!(count.0.load(Ordering::SeqCst), 0, "an awake thread needs no waker");
+        assert!(!notify.begin_ring_wait(), "it is told before it sleeps");
+        assert!(notify.begin_ring_wait());
+        notify.wake();
+        notify.wake();
+        assert_eq!(count.0.load(Ordering::SeqCst), 1, "two wake-ups are one");
+        assert!(notify.eventfd.read().is_err(), "the waker takes the eventfd's place");
+        notify.end_ring_wait();
+        notify.set_waker(None);
+        assert!(notify.begin_ring_wait());
+        notify.wake();
+        assert_eq!((count.0.load(Ordering::SeqCst), notify.eventfd.read()), (1, Ok(1)));
     }
 
     #[test]

@@ -200,6 +200,11 @@ mod tests {
     }
 
     #[test]
+    fn watching_tells() {
+        conformance::watching_tells(SyscallDisk::new(), Method::Syscalls);
+    }
+
+    #[test]
     fn a_held_lock_stays() {
         conformance::a_held_lock_stays(SyscallDisk::new(), Method::Syscalls);
     }

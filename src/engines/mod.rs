@@ -13,6 +13,7 @@ mod floor;
 mod frame;
 mod leader;
 mod load;
+mod local;
 mod naive;
 mod own;
 mod threadpool;
@@ -45,10 +46,12 @@ pub trait Engine: Sync {
 }
 
 /// All engines, each kind of file for itself.
-pub static ENGINES: [&dyn Engine; 12] = [
+pub static ENGINES: [&dyn Engine; 14] = [
     &own::RINGWAL,
+    &local::RINGWAL,
     &own::SYSCALLS,
     &own::NULL,
+    &local::NULL,
     &leader::Leader { name: "leader/grow", kind: Kind::Grow },
     &leader::Leader { name: "leader/direct", kind: Kind::Direct },
     &threadpool::ThreadPool { name: "threadpool/grow", kind: Kind::Grow },

@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::Log;
 use super::host::Host;
-use super::{Handle, Log};
 use crate::disk::file::RealDirectory;
 use crate::disk::probe::DeviceFacts;
 use crate::disk::{BufferPool, Directory, Lock};
@@ -19,6 +19,7 @@ use crate::format::SegmentHeader;
 use crate::journal::tuner::{Prior, Rules};
 use crate::journal::{Batcher, Journal};
 use crate::lsn::{Lsn, SegmentId};
+use crate::method::Method;
 use crate::options::{Limits, Options};
 use crate::read::recover::{self, Opened, RecoveryReport, Surroundings, Truncation};
 use crate::runtime::append::block_on;
@@ -33,13 +34,7 @@ use crate::stats::StatsCell;
 #[must_use = "futures do nothing unless polled"]
 pub struct Open {
     request: Option<(PathBuf, Options, Option<Arc<Host>>)>,
-    answer: Arc<Mutex<Answer>>,
-}
-
-#[derive(Default)]
-struct Answer {
-    result: Option<Result<Log, OpenError>>,
-    waker: Option<Waker>,
+    errand: Errand<Log>,
 }
 
 impl fmt::Debug for Open {
@@ -50,7 +45,7 @@ impl fmt::Debug for Open {
 
 impl Open {
     pub(super) fn start(path: PathBuf, options: Options, host: Option<Arc<Host>>) -> Self {
-        Self { request: Some((path, options, host)), answer: Arc::default() }
+        Self { request: Some((path, options, host)), errand: Errand::default() }
     }
 
     /// Opens on the calling thread, which it blocks: for threads without a runtime.
@@ -69,16 +64,42 @@ impl Future for Open {
     type Output = Result<Log, OpenError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut answer = lock(&self.answer);
+        let Self { request, errand } = &mut *self;
+        let request = request.take();
+        errand.poll(cx, request.map(|(path, options, host)| move || open_blocking(&path, &options, host)))
+    }
+}
+
+/// A part of an opening that runs on a thread of its own, and who waits for it.
+pub(super) struct Errand<T>(Arc<Mutex<Answer<T>>>);
+
+struct Answer<T> {
+    result: Option<Result<T, OpenError>>,
+    waker: Option<Waker>,
+}
+
+impl<T> Default for Errand<T> {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Answer { result: None, waker: None })))
+    }
+}
+
+impl<T: Send + 'static> Errand<T> {
+    /// Sends it on its way if `work` is given, and waits for it.
+    pub(super) fn poll<W>(&self, cx: &Context<'_>, work: Option<W>) -> Poll<Result<T, OpenError>>
+    where
+        W: FnOnce() -> Result<T, OpenError> + Send + 'static,
+    {
+        let mut answer = lock(&self.0);
         if let Some(result) = answer.result.take() {
             return Poll::Ready(result);
         }
         answer.waker = Some(cx.waker().clone());
         drop(answer);
-        let Some((path, options, host)) = self.request.take() else { return Poll::Pending };
-        let answer = self.answer.clone();
+        let Some(work) = work else { return Poll::Pending };
+        let answer = self.0.clone();
         let main = move || {
-            let result = open_blocking(&path, &options, host);
+            let result = work();
             let mut answer = lock(&answer);
             answer.result = Some(result);
             if let Some(waker) = answer.waker.take() {
@@ -93,33 +114,71 @@ impl Future for Open {
     }
 }
 
+/// A log's directory, locked for writing and fit for it, before recovery.
+pub(super) struct Claimed {
+    dir: RealDirectory,
+    limits: Limits,
+    lock: Lock,
+}
+
+impl Claimed {
+    pub(super) fn claim(path: &Path, options: &Options) -> Result<Self, OpenError> {
+        let dir = RealDirectory::open(path, options.creates())?;
+        if let Some(file_system) = dir.volatile()?
+            && !options.volatile_allowed()
+        {
+            return Err(OpenError::Volatile { path: path.to_path_buf(), file_system });
+        }
+        let limits = options.limits(dir.block_bytes()?)?;
+        if !options.creates() && !recover::holds_log(&dir)? {
+            return Err(OpenError::Missing { path: path.to_path_buf() });
+        }
+        let lock = dir.lock(options.chosen_lock_wait())?;
+        Ok(Self { dir, limits, lock })
+    }
+
+    /// Recovers what is there. Blocks on I/O.
+    pub(super) fn recover(self) -> Result<Recovered, OpenError> {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut outside =
+            Surroundings { random: Box::new(random), created_ns: u64::try_from(created.as_nanos()).unwrap_or(0) };
+        let opened = recover::open(&self.dir, &self.limits, &mut outside, Truncation::default())?;
+        Ok(Recovered { claimed: self, opened })
+    }
+}
+
+/// A log that only lacks a driver.
+pub(super) struct Recovered {
+    claimed: Claimed,
+    opened: Opened,
+}
+
+impl Recovered {
+    /// On its way to the driver behind `inbox`, whose disk can do `methods`. Where the driver has the thread for itself
+    /// (`own_thread`), it may block it, and waiting for callers that come back is worth a try: elsewhere they are back
+    /// before the driver has its turn.
+    pub(super) fn hosted(self, inbox: &Inbox, methods: &[Method], refused: Option<&str>, own_thread: bool) -> Hosted {
+        let Claimed { dir, limits, lock } = self.claimed;
+        let mut pins = limits.pins;
+        if !own_thread {
+            pins.gather.get_or_insert(false);
+        }
+        let rules = Rules::new(methods, pins, limits.flight_max, own_thread, prior(dir.path()));
+        let stats = StatsCell::new(methods[0], !dir.is_buffered(), refused.map(str::to_owned));
+        Hosted::new(self.opened, Arc::new(dir), &limits, inbox, stats, rules, Some(lock))
+    }
+}
+
 fn open_blocking(path: &Path, options: &Options, host: Option<Arc<Host>>) -> Result<Log, OpenError> {
-    let dir = RealDirectory::open(path, options.creates())?;
-    if let Some(file_system) = dir.volatile()?
-        && !options.volatile_allowed()
-    {
-        return Err(OpenError::Volatile { path: path.to_path_buf(), file_system });
-    }
-    let limits = options.limits(dir.block_bytes()?)?;
-    if !options.creates() && !recover::holds_log(&dir)? {
-        return Err(OpenError::Missing { path: path.to_path_buf() });
-    }
-    let lock = dir.lock(options.chosen_lock_wait())?;
+    let claimed = Claimed::claim(path, options)?;
     let host = match host {
         Some(host) => host,
         None => Host::start(options.chosen_engine(), options.uring_required(), None)?,
     };
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut outside =
-        Surroundings { random: Box::new(random), created_ns: u64::try_from(created.as_nanos()).unwrap_or(0) };
-    let opened = recover::open(&dir, &limits, &mut outside, Truncation::default())?;
-    let rules = Rules::new(host.methods, limits.pins, limits.flight_max, true, prior(path));
-    let stats = StatsCell::new(host.methods[0], !dir.is_buffered(), host.refused.as_deref().map(str::to_owned));
-    let hosted = Hosted::new(opened, Arc::new(dir), &limits, &host.inbox, stats, rules, Some(lock));
+    let hosted = claimed.recover()?.hosted(&host.inbox, host.methods, host.refused.as_deref(), true);
     host.inbox.send(Command::Host(Box::new(hosted.tenancy))).map_err(|_| OpenError::RuntimeEnded)?;
     hosted.answer.recv().unwrap_or(Err(OpenError::RuntimeEnded))?;
-    let handle = Handle { shared: hosted.shared, report: hosted.report, first: hosted.first, _host: host };
-    Ok(Log { handle: Arc::new(handle) })
+    Ok(Log::new(hosted.shared, hosted.report, hosted.first, host.inbox.clone(), Some(host)))
 }
 
 /// What the device under `path` says of itself, as far as it can be found out.

@@ -470,8 +470,12 @@ impl Drop for Reserve<'_> {
     }
 }
 
-/// Runs a future on the calling thread: for threads without a runtime.
+/// Runs a future on the calling thread: for threads without a runtime. A log that is driven inside this very thread is
+/// driven on meanwhile, or it would wait for itself.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    if super::local::drives_here() {
+        return super::local::block_on(future);
+    }
     struct Unpark(std::thread::Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {

@@ -1,5 +1,5 @@
 //! THE LOOP: take commands, reap, publish, submit, wake. A step function over any number of logs, with no thread inside:
-//! a ring thread runs it ([`Driver::run`]), a simulation steps it.
+//! a ring thread runs it ([`Driver::run`]), a caller's own thread turns it ([`super::local`]), a simulation steps it.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -12,11 +12,11 @@ use slab::Slab;
 use super::durable::End;
 use super::sync::Arc;
 use super::{Command, Inbox, Job, PreparedFile, Shared, Tenancy, Work, Workshop};
-use crate::disk::{Buffer, Completion, Disk, FileSlot, Lock, Method, Notify, Write};
+use crate::disk::{Alarm, Buffer, Completion, Disk, FileSlot, Lock, Method, Notify, Write};
 use crate::error::{Cause, IoFailure, Op, OpenError};
 use crate::format::{BATCH_HEADER_BYTES, SegmentHeader};
 use crate::journal::placement::SPARES_MAX;
-use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space, Ticket, Wake};
+use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space, Staged, Ticket, Wake};
 use crate::lsn::{Lsn, SegmentId};
 
 /// How long to wait before a segment is tried again that could not be prepared.
@@ -29,6 +29,8 @@ pub(crate) struct Driver {
     workshop: Arc<dyn Workshop>,
     tenants: Slab<Tenant>,
     flights: Slab<Flight>,
+    /// Whether a batch may be carried out on this thread, if that is quicker: not where the thread is a caller's.
+    blocking_allowed: bool,
     /// Kept between steps, so that a step allocates nothing.
     commands: Vec<Command>,
     completions: Vec<Completion>,
@@ -53,6 +55,10 @@ pub(crate) struct Pause {
     pub(crate) until: Option<Duration>,
     /// Whether a wake-up from an appender is of any use before the next completion.
     pub(crate) wakeable: bool,
+    /// How many wakers were woken.
+    pub(crate) woken: usize,
+    /// A batch waits for what those who were woken append: there is more to do as soon as they had their go.
+    pub(crate) company: bool,
 }
 
 impl Driver {
@@ -63,10 +69,17 @@ impl Driver {
             workshop,
             tenants: Slab::new(),
             flights: Slab::new(),
+            blocking_allowed: true,
             commands: Vec::new(),
             completions: Vec::new(),
             woken: Vec::new(),
         }
+    }
+
+    /// Never blocks the thread for a batch, where the disk has another way.
+    pub(crate) fn without_blocking(mut self) -> Self {
+        self.blocking_allowed = false;
+        self
     }
 
     /// Runs until the runtime is dropped and every log is closed.
@@ -83,15 +96,21 @@ impl Driver {
     pub(crate) fn step(&mut self, now: Duration) -> Pause {
         self.take_commands(now);
         self.reap(now);
-        let mut pause = Pause { until: None, wakeable: false };
+        let mut pause = Pause { until: None, wakeable: false, woken: 0, company: false };
         // A ring thread that serves several logs must not keep one waiting for another's flush.
-        let alone = self.tenants.len() == 1;
+        let may_block = self.blocking_allowed && self.tenants.len() == 1;
         for key in 0..self.tenants.capacity() {
             // Publish, submit the next batch, and only then wake the waiters, outside any lock: woken first, they would
             // compete with the submission for this core.
             let Some(tenant) = self.tenants.get_mut(key) else { continue };
             tenant.publish(&mut self.woken);
-            let next = tenant.submit(Turn { key, now, alone }, &mut *self.disk, &mut self.flights);
+            // In a caller's thread they compete with nobody: woken first, they join the batch, and never become two
+            // cohorts of which each waits for the other's flush.
+            if !self.blocking_allowed && !self.woken.is_empty() && tenant.awaits_company() {
+                pause.company = true;
+                continue;
+            }
+            let next = tenant.submit(Turn { key, now, may_block }, &mut *self.disk, &mut self.flights);
             if matches!(next, Next::Wait(_)) {
                 tenant.request_segment(key, now, &*self.workshop, &self.inbox);
                 tenant.request_freeing(key, &*self.workshop, &self.inbox);
@@ -103,6 +122,7 @@ impl Driver {
                 _ => self.retire(key),
             }
         }
+        pause.woken = self.woken.len();
         if self.disk.blocks() {
             wake_all(&mut self.woken);
         }
@@ -118,6 +138,16 @@ impl Driver {
         for (_, tenant) in &mut self.tenants {
             tenant.journal.tuner().steer(method, depth, gather);
         }
+    }
+
+    /// As [`Disk::watch`].
+    pub(crate) fn watch(&mut self, alarm: &Alarm) -> bool {
+        self.disk.watch(alarm)
+    }
+
+    /// Whether nothing is on its way, so that only a wake-up or a due time can bring something to do.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flights.is_empty()
     }
 
     /// Whether nothing will ever be due again.
@@ -247,11 +277,10 @@ impl Driver {
         tenant.shared.release(&mut self.woken);
     }
 
-    /// The ring thread panicked: every future of every log gets to know. What is in flight ends before files and locks
-    /// are let go.
-    pub(crate) fn poison_all(mut self, text: &str) {
+    /// The driver panicked, or nobody will step it any more: every future of every log gets to know. What is in flight
+    /// ends before files and locks are let go.
+    pub(crate) fn poison_all(mut self, cause: &Cause) {
         self.inbox.refuse(&mut self.commands);
-        let cause = Cause::Panic(text.into());
         let (mut shared, mut locks) = (Vec::new(), Vec::new());
         for (_, tenant) in &mut self.tenants {
             tenant.poison(cause.clone(), &mut self.woken);
@@ -277,8 +306,8 @@ impl Driver {
 struct Turn {
     key: usize,
     now: Duration,
-    /// Whether it is the only log on this ring thread.
-    alone: bool,
+    /// Whether nobody minds if this thread blocks.
+    may_block: bool,
 }
 
 /// A segment's file in the disk's table.
@@ -338,6 +367,13 @@ impl Tenant {
         }
     }
 
+    /// Whether a batch is staged that can take more.
+    fn awaits_company(&mut self) -> bool {
+        let view = self.shared.stage.view(Wake::Never);
+        self.retry_wanted |= view.retry_wanted;
+        view.staged == Staged::Open && !view.closing && !self.poisoned
+    }
+
     /// Submits whatever is due.
     fn submit(&mut self, turn: Turn, disk: &mut dyn Disk, flights: &mut Slab<Flight>) -> Next {
         loop {
@@ -347,7 +383,7 @@ impl Tenant {
             if self.poisoned {
                 return if view.closing { Next::Finished } else { Next::Wait(None) };
             }
-            self.journal.tuner().permit_blocking(turn.alone);
+            self.journal.tuner().permit_blocking(turn.may_block);
             let next = self.journal.poll_next(view.staged, view.staged_records, view.closing, turn.now);
             match next {
                 Next::Batch => {

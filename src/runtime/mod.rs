@@ -1,7 +1,8 @@
 //! THREADS AND WAKERS: no policy.
 //!
 //! - [`stage`]: appenders -> ring thread, over [`batches`] and [`queue`]. [`durable`]: the watermark and who waits for it.
-//! - [`driver`]: the loop. [`threads`]: the threads it runs on, and the helper that prepares segments.
+//! - [`driver`]: the loop. [`threads`]: the threads it runs on, and the helper that prepares segments. [`local`]: the loop
+//!   inside a caller's own thread.
 //! - [`append`]: the futures.
 
 pub(crate) mod append;
@@ -9,6 +10,7 @@ mod batches;
 pub(crate) mod driver;
 pub(crate) mod durable;
 pub(crate) mod index;
+pub(crate) mod local;
 pub(crate) mod prepare;
 mod queue;
 pub(crate) mod recycle;

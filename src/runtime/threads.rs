@@ -1,5 +1,6 @@
 //! The threads: one ring thread for each core asked for, and one helper that prepares segments.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -18,7 +19,7 @@ use crate::disk::null::NullDisk;
 use crate::disk::ring::RingDisk;
 use crate::disk::syscall::SyscallDisk;
 use crate::disk::{Disk, Method, Notify};
-use crate::error::{IoFailure, Op, OpenError};
+use crate::error::{Cause, IoFailure, Op, OpenError};
 use crate::options::Engine;
 
 /// How many submissions a ring holds: a linked pair for each batch in flight of many logs.
@@ -70,16 +71,21 @@ impl RingThread {
 /// Runs the driver to its end; a panic poisons every log instead of leaving its waiters alone.
 fn serve(mut driver: Driver, notify: &Notify) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| driver.run(notify))) {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned());
-        driver.poison_all(&text);
+        driver.poison_all(&cause_of(&*panic));
     }
 }
 
-/// A disk, and why it is not a ring where a ring was refused.
-type Made = (Box<dyn Disk>, Option<Arc<str>>);
+/// A panic as the cause of a log's end.
+pub(super) fn cause_of(panic: &(dyn Any + Send)) -> Cause {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Cause::Panic(text.unwrap_or("no text").into())
+}
 
-fn make_disk(engine: Engine, uring_required: bool) -> Result<Made, OpenError> {
+/// A disk, and why it is not a ring where a ring was refused.
+pub(super) type Made = (Box<dyn Disk>, Option<Arc<str>>);
+
+pub(super) fn make_disk(engine: Engine, uring_required: bool) -> Result<Made, OpenError> {
     match engine {
         Engine::Null => Ok((Box::new(NullDisk::new()), None)),
         Engine::Syscalls => Ok((Box::new(SyscallDisk::new()), None)),
@@ -102,14 +108,14 @@ fn pin(core: usize) -> Result<(), IoFailure> {
 /// The thread that prepares segments, so that the ring thread never waits for a file system. Dropping it waits for the
 /// job at hand: nobody may work in a directory whose lock is about to be let go.
 #[derive(Debug)]
-struct Helper {
+pub(super) struct Helper {
     jobs: Option<mpsc::Sender<Job>>,
     queued: Arc<AtomicUsize>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Helper {
-    fn start() -> std::io::Result<Self> {
+    pub(super) fn start() -> std::io::Result<Self> {
         let (jobs, work) = mpsc::channel::<Job>();
         let queued = Arc::new(AtomicUsize::new(0));
         let waiting = queued.clone();

@@ -5,9 +5,13 @@ use std::path::Path;
 use crate::tool::{Done, Scratch, append, batches, on, patch, place, run};
 
 fn write(dir: &Path, seed: &str, count: &str) -> Done {
+    write_with(dir, seed, count, &[])
+}
+
+fn write_with(dir: &Path, seed: &str, count: &str, more: &[&str]) -> Done {
     let fixed = ["--size", "0..3000", "--producers", "4", "--segment-bytes", "1048576"];
     let args = ["diskcheck", "write", dir.to_str().unwrap(), "--seed", seed, "--count", count];
-    run(args.iter().chain(&fixed))
+    run(args.iter().chain(&fixed).chain(more))
 }
 
 fn check(dir: &Path, acks: &Path) -> Done {
@@ -20,7 +24,7 @@ fn what_was_acknowledged_is_found_and_what_was_not_is_missed() {
     let (dir, acks) = (scratch.join("log"), scratch.join("acks"));
     append(&dir, &[], b"somebody else's\n").code(0);
     let mut text = write(&dir, "1", "300").code(0).text().to_owned();
-    text += write(&dir, "2", "50").code(0).text();
+    text += write_with(&dir, "2", "50", &["--local"]).code(0).text();
     assert_eq!(text.lines().count(), 350);
     std::fs::write(&acks, &text).unwrap();
     assert!(check(&dir, &acks).code(0).text().contains("all 350"));

@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Where to make the sub-directories: on the disk in question
     #[arg(long, default_value = ".")]
     dir: PathBuf,
-    /// Which engines: ringwal, ringwal-syscalls, null, leader, threadpool, tokio-uring, naive, floor
+    /// Which engines: ringwal, ringwal-local, ringwal-syscalls, null, null-local, leader, threadpool, tokio-uring, naive, floor
     #[arg(long = "engine", value_name = "NAME", value_delimiter = ',', value_parser = engine,
           default_value = "ringwal,leader,threadpool,naive,floor")]
     engines: Vec<String>,

@@ -1,8 +1,10 @@
 //! `ringwal diskcheck`: does this disk keep what it acknowledges? Write, cut the power, check.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use ringwal::{Log, OpenError, Options};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ringwal::{LocalLog, Log, OpenError, Options};
 
 use crate::failure::Failure;
 use crate::wait::wait;
@@ -46,7 +48,30 @@ struct Place {
 
 impl Place {
     fn try_open(&self, create: bool) -> Result<Log, OpenError> {
-        wait(Log::open(&self.dir, Options::default().segment_bytes(self.segment_bytes).create(create)))
+        wait(Log::open(&self.dir, self.options(create)))
+    }
+
+    /// As [`Place::try_open`], but driven inside a thread that the log does not have to itself.
+    fn try_open_local(&self, create: bool) -> Result<Log, OpenError> {
+        let (dir, options) = (self.dir.clone(), self.options(create));
+        let (told, opened) = std::sync::mpsc::channel();
+        let main = move || match LocalLog::open(dir, options).wait() {
+            Ok(local) => {
+                let _ = told.send(Ok(local.log().clone()));
+                while local.turn().is_some() {
+                    let mut fds = [PollFd::new(local.as_fd(), PollFlags::POLLIN)];
+                    // A signal: one turn more than needed.
+                    let _early = poll(&mut fds, PollTimeout::NONE);
+                }
+            }
+            Err(error) => drop(told.send(Err(error))),
+        };
+        std::thread::spawn(main);
+        opened.recv().unwrap_or(Err(OpenError::RuntimeEnded))
+    }
+
+    fn options(&self, create: bool) -> Options {
+        Options::default().segment_bytes(self.segment_bytes).create(create)
     }
 
     fn dir(&self) -> &Path {

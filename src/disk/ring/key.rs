@@ -8,7 +8,7 @@
 pub(super) enum Kind {
     Write,
     Sync,
-    /// The poll of the eventfd that wakes the ring thread.
+    /// The poll of the eventfd that wakes the ring thread, or of an alarm.
     Wake,
     /// The round trip at set-up.
     Trial,
@@ -28,6 +28,7 @@ pub(super) const INDEX_END: u32 = 1 << INDEX_BITS;
 
 impl Key {
     pub(super) const WAKE: Self = Self { kind: Kind::Wake, index: 0, generation: 0 };
+    pub(super) const ALARM: Self = Self { kind: Kind::Wake, index: 1, generation: 0 };
     pub(super) const TRIAL: Self = Self { kind: Kind::Trial, index: 0, generation: 0 };
 
     pub(super) fn new(kind: Kind, index: u32, generation: u32) -> Self {

@@ -42,7 +42,7 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::mem;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -58,7 +58,7 @@ use self::setup::Setup;
 use self::tables::{BufferTable, FileTable};
 use super::flight::{Flight, Step};
 use super::probe::RingRefused;
-use super::{Buffer, BufferPool, Completion, Disk, FileSlot, Method, Notify, SegmentFile, Write};
+use super::{Alarm, Buffer, BufferPool, Completion, Disk, FileSlot, Method, Notify, SegmentFile, Write};
 use crate::error::{IoFailure, Op};
 
 /// How long to leave the kernel alone when it is short of memory, and how often before the ring counts as broken.
@@ -92,6 +92,8 @@ pub(crate) struct RingDisk {
     done: Vec<Completion>,
     /// Whether the poll of the eventfd is armed.
     armed: bool,
+    /// Whether the poll of an alarm is.
+    alarmed: bool,
     /// How often in a row the kernel took nothing.
     refused: u32,
     /// Why the ring can no longer be trusted.
@@ -139,6 +141,7 @@ impl RingDisk {
             served: Vec::with_capacity(16),
             done: Vec::with_capacity(16),
             armed: false,
+            alarmed: false,
             refused: 0,
             broken: None,
             _stays_here: PhantomData,
@@ -218,7 +221,8 @@ impl RingDisk {
     fn on_completion(&mut self, cqe: &cqueue::Entry) {
         let key = Key::from_bits(cqe.user_data());
         if key.kind == Kind::Wake && !cqueue::more(cqe.flags()) {
-            self.armed = false;
+            let armed = if key == Key::ALARM { &mut self.alarmed } else { &mut self.armed };
+            *armed = false;
         }
         self.on_result(key, cqe.result());
     }
@@ -385,6 +389,29 @@ impl Disk for RingDisk {
         } else {
             self.enter(0, None);
         }
+    }
+
+    /// The ring itself can be polled, too; but with deferred completions nobody who does is woken (Linux 6.18). An eventfd
+    /// is told as soon as there is work that may bring a completion.
+    fn tell(&mut self, notify: &Notify) -> io::Result<bool> {
+        self.ring.submitter().register_eventfd(notify.eventfd().as_raw_fd())?;
+        Ok(true)
+    }
+
+    fn watch(&mut self, alarm: &Alarm) -> bool {
+        // The poll ends when the kernel runs out of room for what it reports: look before each sleep.
+        let (armed, room) = (self.alarmed, self.arm_alarm(alarm));
+        if armed != self.alarmed || !self.queue.is_empty() {
+            self.kick();
+        }
+        // A full queue or a kernel that is short of memory: nobody else would ever come back to it.
+        let stuck = !(room && self.queue.is_empty() && self.offered.is_empty());
+        // What `collect` left when it had gone round often enough was told already, and is not told again.
+        let sq = self.ring.submission();
+        let left = sq.taskrun() || sq.cq_overflow();
+        drop(sq);
+        let left = left || !self.ring.completion().is_empty();
+        !self.done.is_empty() || self.broken.is_none() && (stuck || left)
     }
 
     fn in_flight(&self) -> usize {

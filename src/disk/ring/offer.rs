@@ -1,6 +1,6 @@
 //! From the queue of steps into the submission queue: what each step looks like as a request.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, opcode, squeue};
@@ -10,7 +10,7 @@ use nix::libc::{POLLIN, RWF_DSYNC};
 use super::key::{INDEX_END, Key, Kind};
 use super::tables::Target;
 use super::{InFlight, RingDisk, Todo};
-use crate::disk::{Method, Notify};
+use crate::disk::{Alarm, Method, Notify};
 use crate::error::Op;
 
 /// The kernel writes at most this much at once (MAX_RW_COUNT); the rest follows as after any short write.
@@ -102,14 +102,23 @@ impl RingDisk {
 
     /// Arms the poll of the eventfd; `false` if there is no room just now.
     pub(super) fn arm(&mut self, notify: &Notify) -> bool {
-        if !self.armed {
-            let fd = Fd(notify.eventfd().as_raw_fd());
-            let poll = opcode::PollAdd::new(fd, POLLIN as u32).multi(true).build().user_data(Key::WAKE.bits());
-            self.armed = push(&mut self.ring, &poll);
-            if self.armed {
-                self.offered.push_back(Key::WAKE);
-            }
-        }
+        self.armed = self.armed || self.offer_poll(notify.eventfd(), Key::WAKE);
         self.armed
+    }
+
+    /// Arms the poll of an alarm, likewise.
+    pub(super) fn arm_alarm(&mut self, alarm: &Alarm) -> bool {
+        self.alarmed = self.alarmed || self.offer_poll(alarm.timerfd(), Key::ALARM);
+        self.alarmed
+    }
+
+    /// Offers a poll that reports every time that `fd` becomes readable.
+    fn offer_poll(&mut self, fd: BorrowedFd<'_>, key: Key) -> bool {
+        let poll = opcode::PollAdd::new(Fd(fd.as_raw_fd()), POLLIN as u32).multi(true).build().user_data(key.bits());
+        let offered = push(&mut self.ring, &poll);
+        if offered {
+            self.offered.push_back(key);
+        }
+        offered
     }
 }

@@ -84,6 +84,7 @@ fn every_rung_and_every_fallback_keeps_the_promises() {
                 conformance::wake_ups_arrive(ring_on(setup, tables), *method);
             }
             conformance::a_held_lock_stays(ring_on(setup, tables), REFERENCE);
+            conformance::watching_tells(ring_on(setup, tables), REFERENCE);
         }
     }
 }

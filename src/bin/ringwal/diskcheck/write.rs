@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// How many threads append, each waiting for its record before the next
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
     producers: u16,
+    /// Drive the log inside a thread of the program's own (`LocalLog`), not on a ring thread
+    #[arg(long)]
+    local: bool,
 }
 
 fn parse_range(text: &str) -> Result<RangeInclusive<u64>, String> {
@@ -77,7 +80,8 @@ fn record(seed: u64, index: u64, size: &RangeInclusive<u64>) -> Vec<u8> {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let interrupt = Interrupt::note()?;
-    let log = args.place.try_open(true).map_err(|error| Failure::open(args.place.dir(), &error))?;
+    let opened = if args.local { args.place.try_open_local(true) } else { args.place.try_open(true) };
+    let log = opened.map_err(|error| Failure::open(args.place.dir(), &error))?;
     let run = Run {
         args,
         log: &log,
