@@ -28,6 +28,8 @@ pub(crate) mod flight;
 pub(crate) mod lock;
 pub(crate) mod notify;
 pub(crate) mod null;
+#[cfg(feature = "cli")]
+pub(crate) mod overwrite;
 pub(crate) mod probe;
 pub(crate) mod ring;
 #[cfg(any(test, feature = "sim"))]
