@@ -20,8 +20,12 @@ pub struct Args {
     #[arg(long, default_value = ".")]
     dir: PathBuf,
     /// Which engines: those of `ringwal bench`, and okaywal, raft-engine, rocksdb, fjall, walrus
-    #[arg(long = "engine", value_name = "NAME", value_delimiter = ',',
-          default_value = "ringwal,okaywal,raft-engine,rocksdb,fjall,walrus,floor")]
+    #[arg(
+        long = "engine",
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "ringwal,okaywal,raft-engine,rocksdb,fjall,walrus,floor"
+    )]
     engines: Vec<String>,
     /// How many append at the same time
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,16,256")]

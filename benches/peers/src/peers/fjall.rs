@@ -24,12 +24,9 @@ impl Peer for Fjall {
     }
 
     fn open(&self, dir: &Path) -> Result<Box<dyn Writer>, Failure> {
-        let database = Database::builder(dir)
-            .manual_journal_persist(true)
-            .journal_compression(CompressionType::None)
-            .open()?;
-        let options =
-            || KeyspaceCreateOptions::default().manual_journal_persist(true).max_memtable_size(512 << 20);
+        let database =
+            Database::builder(dir).manual_journal_persist(true).journal_compression(CompressionType::None).open()?;
+        let options = || KeyspaceCreateOptions::default().manual_journal_persist(true).max_memtable_size(512 << 20);
         let keyspace = database.keyspace("log", options)?;
         Ok(Box::new(Open { database, keyspace, next: AtomicU64::new(0) }))
     }

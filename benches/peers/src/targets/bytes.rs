@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use ringwal::engines::compare::Comparison;
 use ringwal::engines::Failure;
+use ringwal::engines::compare::Comparison;
 use serde_json::Value;
 
 use super::{Bench, Goal, Spread, own};

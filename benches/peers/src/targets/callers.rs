@@ -12,11 +12,8 @@ pub fn one(bench: &mut Bench) -> Result<(), Failure> {
     let method = legs.iter().find(|leg| leg.engine == "floor").map_or("", |leg| leg.sample.method);
     for name in own() {
         let p50 = |leg: &Leg| leg.sample.latency_us(0.5);
-        let detail = format!(
-            "p50 {:.0} us, floor {:.0} us by {method}",
-            median(&legs, name, p50),
-            median(&legs, "floor", p50)
-        );
+        let detail =
+            format!("p50 {:.0} us, floor {:.0} us by {method}", median(&legs, name, p50), median(&legs, "floor", p50));
         let values = ratios(&legs, name, "floor", p50);
         bench.keep(&format!("{name}, 1 caller: p50 against floor"), Goal::AtMost(1.10), &values, &detail)?;
     }

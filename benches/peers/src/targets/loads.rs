@@ -23,7 +23,11 @@ pub fn cpu(bench: &mut Bench) -> Result<(), Failure> {
     for name in own() {
         let values: Vec<f64> = legs.iter().filter(|leg| leg.engine == name).map(cpu).collect();
         let to_null = super::Spread::of(ratios(&legs, name, "null", cpu).into_iter()).median;
-        let detail = format!("{}/s; null {:.2} us, ratio {to_null:.2}", short(median(&legs, name, rate)), median(&legs, "null", cpu));
+        let detail = format!(
+            "{}/s; null {:.2} us, ratio {to_null:.2}",
+            short(median(&legs, name, rate)),
+            median(&legs, "null", cpu)
+        );
         bench.keep(&format!("{name}, 2048 callers: CPU us per append"), Goal::AtMost(0.3), &values, &detail)?;
     }
     Ok(())
@@ -85,7 +89,12 @@ pub fn open_loop(bench: &mut Bench) -> Result<(), Failure> {
             middle(&|leg| leg.sample.latency_us(0.5)),
             middle(&|leg| leg.sample.latency_us(0.999))
         );
-        bench.keep(&format!("{name}, open loop at half the peak: p99.9 against p50"), Goal::AtMost(5.0), &values, &detail)?;
+        bench.keep(
+            &format!("{name}, open loop at half the peak: p99.9 against p50"),
+            Goal::AtMost(5.0),
+            &values,
+            &detail,
+        )?;
     }
     Ok(())
 }

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use ringwal::engines::compare::{Candidate, Comparison, Leg};
 use ringwal::engines::facts::{Facts, load_average};
-pub use ringwal::engines::report::Spread;
 use ringwal::engines::report;
+pub use ringwal::engines::report::Spread;
 use ringwal::engines::{self, Engine, Failure};
 use serde_json::{Value, json};
 
@@ -158,7 +158,10 @@ impl Bench {
         let legs = comparison.run(candidates, |leg| {
             let Leg { engine, callers, round, sample, .. } = leg;
             let (rate, p50, p999) = (sample.per_second(), sample.latency_us(0.5), sample.latency_us(0.999));
-            eprintln!("  {engine}, {callers} callers, round {}: {rate:.0}/s, {p50:.0} us, p99.9 {p999:.0} us", round + 1);
+            eprintln!(
+                "  {engine}, {callers} callers, round {}: {rate:.0}/s, {p50:.0} us, p99.9 {p999:.0} us",
+                round + 1
+            );
             failure = failure.take().or(lines.say(&report::json(leg, facts)).err());
         })?;
         failure.map_or(Ok(legs), Err)

@@ -60,7 +60,8 @@ pub fn large_log(bench: &mut Bench) -> Result<(), Failure> {
     }
     let bytes = total(&segments(&dir)?)?;
     let caches = if dropped { "caches dropped before each" } else { "caches warm" };
-    let detail = format!("{:.1} GiB in {} segments; {caches}", bytes as f64 / f64::from(1 << 30), segments(&dir)?.len());
+    let detail =
+        format!("{:.1} GiB in {} segments; {caches}", bytes as f64 / f64::from(1 << 30), segments(&dir)?.len());
     bench.keep("opening a clean 10 GiB log, ms", Goal::AtMost(100.0), &took, &detail)
 }
 
