@@ -84,7 +84,7 @@ impl Overwriter {
         let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
         // SAFETY: `vector` points to the block, which this borrows until the call returns; a write only reads it.
         let written = unsafe { libc::pwritev2(fd.as_raw_fd(), &raw const vector, 1, offset, libc::RWF_DSYNC) };
-        whole(i64::try_from(written).unwrap_or(-1), self.block.len(), || io::Error::last_os_error())
+        whole(i64::try_from(written).unwrap_or(-1), self.block.len(), io::Error::last_os_error)
     }
 
     #[expect(unsafe_code, reason = "the kernel reads the memory that an entry names")]

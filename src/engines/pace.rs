@@ -35,20 +35,22 @@ impl Pacer {
 
     /// When that arrival comes.
     pub(super) fn due(&self, arrival: u64) -> Instant {
-        self.start + Duration::from_nanos((arrival as f64 * self.interval_ns) as u64)
+        self.start + Duration::from_secs_f64(arrival as f64 * self.interval_ns / 1e9)
     }
 
     /// How many arrivals come before `end`.
     pub(super) fn before(&self, end: Instant) -> u64 {
-        let mut count = (end.saturating_duration_since(self.start).as_nanos() as f64 / self.interval_ns).ceil() as u64;
-        // The exact boundary, whatever the rounding.
-        while self.due(count) < end {
-            count += 1;
+        // By halving: the very arithmetic of `due` decides at the boundary, not a division that rounds otherwise.
+        let (mut before, mut behind) = (0, 1 << 40);
+        while before < behind {
+            let middle = u64::midpoint(before, behind);
+            if self.due(middle) < end {
+                before = middle + 1;
+            } else {
+                behind = middle;
+            }
         }
-        while count > 0 && self.due(count - 1) >= end {
-            count -= 1;
-        }
-        count
+        before
     }
 
     /// Waits in a task until `due`, or until `over` says that the run is over.

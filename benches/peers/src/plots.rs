@@ -241,7 +241,7 @@ where
     Ok(())
 }
 
-fn legend<X, Y>(chart: &mut Chart<'_, '_, X, Y>) -> Result<(), Failure>
+fn legend<'a, 'b: 'a, X, Y>(chart: &mut Chart<'a, 'b, X, Y>) -> Result<(), Failure>
 where
     X: Ranged<ValueType = f64> + ValueFormatter<f64>,
     Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
