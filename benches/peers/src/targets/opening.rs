@@ -62,7 +62,7 @@ pub fn large_log(bench: &mut Bench) -> Result<(), Failure> {
     let caches = if dropped { "caches dropped before each" } else { "caches warm" };
     let detail =
         format!("{:.1} GiB in {} segments; {caches}", bytes as f64 / f64::from(1 << 30), segments(&dir)?.len());
-    bench.keep("opening a clean 10 GiB log, ms", Goal::AtMost(100.0), &took, &detail)
+    bench.keep(&format!("opening a clean {} GiB log, ms", bench.large_bytes >> 30), Goal::AtMost(100.0), &took, &detail)
 }
 
 /// Reading and checking every byte of a log, against reading the same files with O_DIRECT, one chunk after the other.
