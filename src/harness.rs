@@ -15,6 +15,7 @@ use crate::format::segment::segment_name;
 use crate::journal::recovery::Outcome;
 use crate::log::Hosted;
 use crate::lsn::Lsn;
+use crate::method::Method;
 use crate::options::{Limits, Options};
 use crate::read::assess::{Depth, assess};
 use crate::read::cursor::Records;
@@ -142,7 +143,8 @@ impl Life {
         let notify = Arc::new(Notify::new().map_err(|_| OpenError::RuntimeEnded)?);
         let inbox = Arc::new(Inbox::new(notify));
         let shelf = Arc::new(Shelf::default());
-        let hosted = Hosted::new(opened, dir, &limits, &inbox, StatsCell::new("none", true, None), None);
+        let hosted =
+            Hosted::new(opened, dir, &limits, &inbox, StatsCell::new(Method::LinkedFdatasync, true, None), None);
         inbox.send(Command::Host(Box::new(hosted.tenancy))).map_err(|_| OpenError::RuntimeEnded)?;
         let mut driver = Driver::new(Box::new(sim.disk()), inbox.clone(), shelf.clone());
         driver.step(Duration::ZERO);
@@ -181,6 +183,12 @@ impl Life {
     pub fn step(&mut self, later: Duration) {
         self.now += later;
         self.driver.step(self.now);
+    }
+
+    /// From here on every batch is made durable by `method`, and at most `depth` are in flight (and at most the
+    /// `flight_max` of the options): what a tuner changes between one batch and the next.
+    pub fn steer(&mut self, method: Method, depth: usize) {
+        self.driver.steer(method, depth);
     }
 
     /// Runs a segment preparation that was asked for, if there is one.

@@ -28,7 +28,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `lsn`, `error`, `options`, `stats` | positions, failures, the user's words, what is counted |
+//! | `lsn`, `method`, `error`, `options`, `stats` | positions, ways to make a write durable, failures, the user's words, what is counted |
 //! | `format` | BYTES: the specification, once |
 //! | `journal` | DECISIONS, without I/O: when a batch leaves, where it goes, what is durable, the recovery table |
 //! | `disk` | THE WORLD: the only system calls, the only `unsafe` |
@@ -85,6 +85,7 @@ pub mod harness;
 mod journal;
 mod log;
 mod lsn;
+mod method;
 mod options;
 mod read;
 mod runtime;
@@ -92,13 +93,13 @@ mod runtime;
 pub mod seeded;
 mod stats;
 
-pub use disk::Method;
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub use disk::sim;
 pub use error::{AppendError, Cause, Damage, IoFailure, Op, OpenError, OptionsError, ReadError, SubmitError};
 pub use log::{Close, Log, Open, Runtime, RuntimeBuilder};
 pub use lsn::{Epoch, LogId, Lsn, SegmentId};
+pub use method::Method;
 pub use options::{Engine, Options, RecoveryMode};
 pub use read::cursor::{Record, Records};
 pub use read::reader::{BatchInfo, Reader, SegmentInfo, State, Verification, dump, verify};

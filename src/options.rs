@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::OptionsError;
 use crate::format;
+use crate::method::Method;
 
 /// Blocks of a segment that hold no data batch: the static block, an idle seal and a close seal (so that a log can
 /// always be sealed where it stands), an opening and the seal behind it.
@@ -50,6 +51,7 @@ pub struct Options {
     flight_max: usize,
     idle_seal: Duration,
     lock_wait: Duration,
+    method: Option<Method>,
     pending_bytes_max: usize,
     record_bytes_max: Option<usize>,
     recovery_mode: RecoveryMode,
@@ -69,6 +71,7 @@ impl Default for Options {
             flight_max: 1,
             idle_seal: Duration::from_millis(10),
             lock_wait: Duration::from_secs(5),
+            method: None,
             pending_bytes_max: 64 << 20,
             record_bytes_max: None,
             recovery_mode: RecoveryMode::TolerateTornTail,
@@ -147,6 +150,22 @@ impl Options {
     #[must_use]
     pub fn lock_wait(mut self, wait: Duration) -> Self {
         self.lock_wait = wait;
+        self
+    }
+
+    /// Pins how batches are made durable. Default: not pinned, the log chooses for each batch. The bytes on the disk are
+    /// the same and so are the promises; what differs is the time, by device, file system and load (see [`Method`]). One
+    /// that the disk does not have is replaced by the disk's reference method: without io_uring that is
+    /// [`Method::Syscalls`]. [`Method::WriteThenFdatasync`] and [`Method::Syscalls`] keep the ring thread waiting for each
+    /// flush, and with it every other log on that thread.
+    ///
+    /// ```
+    /// use ringwal::{Method, Options};
+    /// let options = Options::default().method(Method::DsyncWrite);
+    /// ```
+    #[must_use]
+    pub fn method(mut self, method: Method) -> Self {
+        self.method = Some(method);
         self
     }
 
@@ -253,6 +272,7 @@ impl Options {
             delay_max: self.delay_max,
             flight_max: self.flight_max,
             idle_seal: self.idle_seal,
+            method: self.method,
             pending_bytes_max: self.pending_bytes_max,
             record_bytes_max: record_max,
             recovery_mode: self.recovery_mode,
@@ -274,6 +294,8 @@ pub(crate) struct Limits {
     pub(crate) delay_max: Duration,
     pub(crate) flight_max: usize,
     pub(crate) idle_seal: Duration,
+    /// How batches are made durable, if that is pinned.
+    pub(crate) method: Option<Method>,
     pub(crate) pending_bytes_max: usize,
     pub(crate) record_bytes_max: usize,
     pub(crate) recovery_mode: RecoveryMode,

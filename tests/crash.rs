@@ -1,10 +1,12 @@
 //! Kill -9: a writer in a process of its own is killed at random moments, again and again on the same log, and a witness
-//! in another process knows what was acknowledged. `RINGWAL_KILLS=1000` for more than the default 100.
+//! in another process knows what was acknowledged. `RINGWAL_KILLS=1000` for more than the default 100. Each log has its
+//! method and its depth in turn; `RINGWAL_METHOD` and `RINGWAL_DEPTH` pin them.
 #![expect(clippy::cast_possible_truncation, reason = "small numbers")]
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
 mod common {
     #![allow(dead_code, reason = "each test uses its part")]
+    pub(crate) mod manner;
     pub(crate) mod rig;
     pub(crate) mod witness;
     pub(crate) mod workload;
@@ -16,6 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use common::manner::Manner;
 use common::rig::{Reaped, Rng, Scratch, child as child_in, env_count, fingerprint, role, say};
 use common::witness::{Heard, Witness};
 use common::workload::{Load, Teller, run};
@@ -25,8 +28,8 @@ use ringwal::{Log, Options, State, verify};
 const CYCLES_PER_LOG: u32 = 10;
 const BYTES_MAX: usize = 8192;
 
-fn options(segment_bytes: u64) -> Options {
-    Options::default().segment_bytes(segment_bytes)
+fn options(segment_bytes: u64, manner: Manner) -> Options {
+    manner.set(Options::default().segment_bytes(segment_bytes))
 }
 
 /// The writer. Runs only in a child; otherwise it returns at once.
@@ -39,7 +42,7 @@ fn child() {
     let teller = Arc::new(Teller::new());
     teller.line("\nS");
     let dir = std::env::var("RINGWAL_DIR").unwrap();
-    let log = Log::open(&dir, options(number("RINGWAL_SEGMENT"))).wait().unwrap();
+    let log = Log::open(&dir, options(number("RINGWAL_SEGMENT"), Manner::of(0))).wait().unwrap();
     let report = log.recovery_report();
     teller.line(&format!("O {} {} {} {}", report.label, report.last, report.torn_bytes, report.records_copied));
     let load =
@@ -66,6 +69,8 @@ struct Counts {
     segments: u64,
     acks: usize,
     labels: BTreeMap<String, u32>,
+    /// Kills by method and depth.
+    manners: BTreeMap<Manner, u32>,
 }
 
 impl Counts {
@@ -75,8 +80,9 @@ impl Counts {
 }
 
 /// Starts a writer, kills it at `moment`, and hears all that it said.
-fn kill_once(dir: &Path, segment: u64, cycle: u32, moment: Moment, witness: &mut Witness) {
+fn kill_once(dir: &Path, (segment, manner): (u64, Manner), cycle: u32, moment: Moment, witness: &mut Witness) {
     let mut command = child_in("writer");
+    manner.tell(&mut command);
     command.env("RINGWAL_DIR", dir).env("RINGWAL_SEGMENT", segment.to_string()).env("RINGWAL_CYCLE", cycle.to_string());
     let mut writer = Reaped(command.spawn().unwrap());
     let pipe = writer.0.stdout.take().unwrap();
@@ -138,8 +144,8 @@ fn verified(dir: &Path) -> State {
 }
 
 /// Opens, judges, appends, closes; opens again and finds the same.
-fn check_log(dir: &Path, segment: u64, witness: &Witness, counts: &mut Counts) {
-    let log = Log::open(dir, options(segment)).wait().unwrap();
+fn check_log(dir: &Path, (segment, manner): (u64, Manner), witness: &Witness, counts: &mut Counts) {
+    let log = Log::open(dir, options(segment, manner)).wait().unwrap();
     let report = log.recovery_report().clone();
     counts.label(report.label);
     counts.torn_tails += u32::from(report.torn_bytes > 0);
@@ -149,7 +155,7 @@ fn check_log(dir: &Path, segment: u64, witness: &Witness, counts: &mut Counts) {
     let wrong = witness.judge(&found, u64::MAX);
     assert!(wrong.is_empty(), "{wrong:#?} ({report:?})");
     log.close().wait().unwrap();
-    let again = Log::open(dir, options(segment)).wait().unwrap();
+    let again = Log::open(dir, options(segment, manner)).wait().unwrap();
     assert_eq!(again.recovery_report().label, "R10", "a closed log opens clean");
     assert_eq!(found, records(&again), "opening twice shows the same records");
     again.close().wait().unwrap();
@@ -166,10 +172,15 @@ fn a_killed_writer_loses_nothing_acknowledged_and_invents_nothing() {
     let mut rng = Rng::new(seed);
     let mut counts = Counts::default();
     say(&format!("crash: RINGWAL_SEED={seed}"));
+    let mut logs = 0;
     while counts.kills < kills {
         let scratch = Scratch::new("crash");
         let dir = scratch.join("log");
-        let segment = (64 << 10) << rng.below(3);
+        let manner = Manner::of(logs);
+        // The largest record has to fit into a segment so often as batches are in flight, and once more.
+        let segment_min = (32 << 10) * manner.depth as u64;
+        let shape = (((64 << 10) << rng.below(3)).max(segment_min), manner);
+        logs += 1;
         let mut witness = Witness::new(BYTES_MAX);
         for cycle in 0..CYCLES_PER_LOG.min(kills - counts.kills) {
             let (acks, unanswered, opened) = (witness.acks.len(), witness.unanswered(), witness.opened.len());
@@ -177,7 +188,8 @@ fn a_killed_writer_loses_nothing_acknowledged_and_invents_nothing() {
                 3 => Moment::Opening(Duration::from_micros(rng.below(8_000))),
                 _ => Moment::Appending(Duration::from_micros(rng.below(40_000))),
             };
-            kill_once(&dir, segment, cycle, moment, &mut witness);
+            kill_once(&dir, shape, cycle, moment, &mut witness);
+            *counts.manners.entry(shape.1).or_default() += 1;
             assert!(witness.failures.is_empty() && witness.contradictions.is_empty(), "{witness:?}");
             counts.kills += 1;
             counts.in_flight += u32::from(witness.unanswered() > unanswered);
@@ -194,7 +206,7 @@ fn a_killed_writer_loses_nothing_acknowledged_and_invents_nothing() {
             verified(&dir);
             // Otherwise the next writer recovers, and may be killed while it does.
             if rng.one_in(2) || cycle + 1 == CYCLES_PER_LOG {
-                check_log(&dir, segment, &witness, &mut counts);
+                check_log(&dir, shape, &witness, &mut counts);
             }
         }
         let ids = fingerprint(&dir)

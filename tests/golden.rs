@@ -16,7 +16,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use ringwal::harness::Life;
-use ringwal::sim::{FlushScope, Linking, Sim, SimOptions};
+use ringwal::sim::{FlushScope, Sim, SimOptions};
 use ringwal::{Log, Lsn, Options, Reader, State};
 
 const BLOCK_BYTES: usize = 512;
@@ -171,8 +171,7 @@ fn tear(sim: &Sim, life: Life, letter: u8) {
 
 /// What today's writer leaves.
 fn written(golden: &Golden) -> Files {
-    let options =
-        SimOptions { block_bytes: 512, flush: FlushScope::File, linking: Linking::Linked, ..SimOptions::default() };
+    let options = SimOptions { block_bytes: 512, flush: FlushScope::File, ..SimOptions::default() };
     let sim = Sim::new(7, options);
     (golden.write)(&sim);
     sim.files().into_iter().map(|name| (name.clone(), sim.bytes(&name).unwrap())).collect()

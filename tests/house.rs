@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// `options` stands above `format`, because validating sizes takes the format's arithmetic on them (`batch_bytes`,
 /// `record_bytes` and the header lengths); `format` knows nothing of options.
 const LADDER: [&[&str]; 11] = [
-    &["lsn", "seeded"],
+    &["lsn", "method", "seeded"],
     &["error", "stats"],
     &["format"],
     &["options"],
@@ -25,7 +25,7 @@ const LADDER: [&[&str]; 11] = [
 ];
 
 /// The baselines stand beside the ladder: they are users of the log, with a door to bytes and to the disk.
-const ENGINES_USE: [&str; 8] = ["disk", "error", "format", "log", "lsn", "options", "stats", "seeded"];
+const ENGINES_USE: [&str; 9] = ["disk", "error", "format", "log", "lsn", "method", "options", "stats", "seeded"];
 
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;

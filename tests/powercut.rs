@@ -1,12 +1,13 @@
 //! Power cuts on real file systems: every write and flush of a writer's disk is recorded, and the disk is rebuilt as it
 //! would stand after a cut at any of them. `RINGWAL_CUTS=2000` for so many on ext4 and xfs each; the default is a few on
-//! ext4. A writer that acknowledges too early must be caught by the same rig, or its silence means nothing.
+//! ext4. They are split over the methods, a recording for each; `RINGWAL_METHOD` and `RINGWAL_DEPTH` pin one. A writer that acknowledges too early must be caught by the same rig, or its silence means nothing.
 #![expect(clippy::cast_possible_truncation, reason = "small numbers")]
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
 mod common {
     #![allow(dead_code, reason = "each test uses its part")]
     pub(crate) mod logwrites;
+    pub(crate) mod manner;
     pub(crate) mod powercut;
     pub(crate) mod rig;
     pub(crate) mod witness;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::logwrites::Entry;
+use common::manner::Manner;
 use common::powercut::{FileSystem, Recorder, Replay, unavailable};
 use common::rig::{Reaped, Rng, child as child_in, env_count, role, say, skip};
 use common::witness::{Position, Witness};
@@ -30,8 +32,8 @@ use ringwal::{Log, Options, State, verify};
 const BYTES_MAX: usize = 8192;
 const SEGMENT_BYTES: u64 = 256 << 10;
 
-fn options() -> Options {
-    Options::default().segment_bytes(SEGMENT_BYTES)
+fn options(manner: Manner) -> Options {
+    manner.set(Options::default().segment_bytes(SEGMENT_BYTES))
 }
 
 /// The writers. Run only in a child; otherwise it returns at once.
@@ -44,9 +46,10 @@ fn child() {
     teller.line("\nS");
     match role.as_str() {
         "log" => {
-            let log = Log::open(&dir, options()).wait().unwrap();
+            let log = Log::open(&dir, options(Manner::of(0))).wait().unwrap();
             teller.line(&format!("O {} 0 0 0", log.recovery_report().label));
             run(&log, Load { cycle: 0, tasks: 4, threads: 2, records, bytes_max: BYTES_MAX }, &teller);
+            assert_eq!(log.stats().method, Manner::of(0).word());
             log.close().wait().unwrap();
         }
         "honest" => plain_writer(dir.as_ref(), records, 1, &teller),
@@ -106,7 +109,7 @@ struct Recording {
     ended: usize,
 }
 
-fn record(fs: FileSystem, role: &str, records: u32) -> Recording {
+fn record(fs: FileSystem, role: &str, manner: Option<Manner>, records: u32) -> Recording {
     let recorder = Recorder::start(fs).unwrap();
     assert_eq!(recorder.file_system(), fs);
     let position = Position::open(&recorder.log());
@@ -114,6 +117,9 @@ fn record(fs: FileSystem, role: &str, records: u32) -> Recording {
     let mut command = child_in(role);
     command.env("RINGWAL_DIR", recorder.path().join("wal")).env("RINGWAL_POSITION", recorder.log());
     command.env("RINGWAL_RECORDS", records.to_string());
+    if let Some(manner) = manner {
+        manner.tell(&mut command);
+    }
     let mut writer = Reaped(command.spawn().unwrap());
     let mut witness = Witness::new(BYTES_MAX);
     witness.hear_all(writer.0.stdout.take().unwrap(), |_| {});
@@ -210,14 +216,14 @@ fn cut_all(
 }
 
 /// Opens the log after the cut, as its next writer would.
-fn look_at_log(dir: &Path, counts: &mut Counts) -> Result<Vec<(u64, Vec<u8>)>, String> {
+fn look_at_log(dir: &Path, manner: Manner, counts: &mut Counts) -> Result<Vec<(u64, Vec<u8>)>, String> {
     if dir.exists() {
         let verification = verify(dir).map_err(|error| format!("verify: {error}"))?;
         if let State::Damaged(damage) = verification.state {
             return Err(format!("verify: {damage}"));
         }
     }
-    let log = Log::open(dir, options()).wait().map_err(|error| format!("open: {error}"))?;
+    let log = Log::open(dir, options(manner)).wait().map_err(|error| format!("open: {error}"))?;
     let report = log.recovery_report();
     *counts.labels.entry(report.label).or_default() += 1;
     counts.torn_tails += usize::from(report.torn_bytes > 0);
@@ -254,13 +260,20 @@ fn log_survives(test: &str, fs: FileSystem) {
         return;
     }
     let wanted = env_count("RINGWAL_CUTS").unwrap_or(40);
-    let seed = Rng::seed();
-    let recording = record(fs, "log", (wanted as u32 / 5).clamp(60, 400));
-    let counts = cut_all(fs, &recording, wanted, &mut Rng::new(seed), look_at_log);
-    let (entries, acks) = (recording.ended - recording.began, recording.witness.acks.len());
-    say(&format!("powercut {}: RINGWAL_SEED={seed}, {entries} entries, {acks} acknowledged, {counts:?}", fs.name()));
-    assert_eq!(counts.violations, 0, "{counts:#?}");
-    assert!(counts.labels.len() > 1, "the cuts met one state only: {counts:?}");
+    let (seed, manners) = (Rng::seed(), Manner::each());
+    let mut violations = 0;
+    for manner in &manners {
+        let wanted = wanted.div_ceil(manners.len());
+        let recording = record(fs, "log", Some(*manner), (wanted as u32 / 5).clamp(60, 400));
+        let look = |dir: &Path, counts: &mut Counts| look_at_log(dir, *manner, counts);
+        let counts = cut_all(fs, &recording, wanted, &mut Rng::new(seed), look);
+        let (entries, acks) = (recording.ended - recording.began, recording.witness.acks.len());
+        let what = format!("powercut {} {} depth {}", fs.name(), manner.word(), manner.depth);
+        say(&format!("{what}: RINGWAL_SEED={seed}, {entries} entries, {acks} acknowledged, {counts:?}"));
+        assert!(counts.labels.len() > 1 || wanted < 20, "the cuts met one state only: {counts:?}");
+        violations += counts.violations;
+    }
+    assert_eq!(violations, 0);
 }
 
 #[test]
@@ -283,7 +296,7 @@ fn the_rig_catches_a_writer_that_acknowledges_early_and_clears_an_honest_one() {
     }
     let wanted = env_count("RINGWAL_CUTS").map_or(30, |cuts| cuts / 10 + 30);
     for (role, caught) in [("honest", false), ("early", true)] {
-        let recording = record(FileSystem::Ext4, role, 200);
+        let recording = record(FileSystem::Ext4, role, None, 200);
         let mut rng = Rng::new(7);
         let counts = cut_all(FileSystem::Ext4, &recording, wanted, &mut rng, |dir, _| Ok(plain_records(dir)));
         say(&format!("powercut control {role}: {counts:?}"));

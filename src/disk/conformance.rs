@@ -1,4 +1,4 @@
-//! What every real disk must do, once for all of them: each function is a test of one promise of [`Disk`].
+//! What every real disk must do by every method, once for all of them: each function is a test of one promise of [`Disk`].
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
@@ -14,7 +14,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::file::RealDirectory;
 use super::scratch::{Scratch, alone};
-use super::{Buffer, Completion, Directory, Disk, FileSlot, Notify, SegmentFile, Write};
+use super::{Buffer, Completion, Directory, Disk, FileSlot, Method, Notify, SegmentFile, Write};
 use crate::error::{Op, OpenError};
 
 const BLOCK: usize = 4096;
@@ -28,18 +28,20 @@ pub(super) struct Rig<D> {
     pub(super) file: Arc<dyn SegmentFile>,
     pub(super) slot: FileSlot,
     pub(super) notify: Notify,
+    /// How its writes ask to become durable.
+    pub(super) method: Method,
     _scratch: Scratch,
 }
 
-/// A disk with one attached file of `blocks` written blocks.
-pub(super) fn rig<D: Disk>(mut disk: D, blocks: usize) -> Rig<D> {
+/// A disk with one attached file of `blocks` written blocks, whose writes ask for `method`.
+pub(super) fn rig<D: Disk>(mut disk: D, method: Method, blocks: usize) -> Rig<D> {
     let scratch = Scratch::new();
     let directory = RealDirectory::open(&scratch, false).unwrap();
     let file = directory.create("a.seg").unwrap();
     file.write_at(&Buffer::new(blocks * BLOCK), 0).unwrap();
     file.sync().unwrap();
     let slot = disk.attach(&file).unwrap();
-    Rig { disk, directory, file, slot, notify: Notify::new().unwrap(), _scratch: scratch }
+    Rig { disk, directory, file, slot, notify: Notify::new().unwrap(), method, _scratch: scratch }
 }
 
 impl<D: Disk> Rig<D> {
@@ -47,7 +49,8 @@ impl<D: Disk> Rig<D> {
     pub(super) fn write(&self, token: u64, block: usize, blocks: usize, fill: u8) -> Write {
         let mut buffer = Buffer::new(blocks * BLOCK);
         buffer.fill(fill);
-        Write { token, file: self.slot, offset: (block * BLOCK) as u64, len: blocks * BLOCK, buffer, inline: false }
+        let (offset, method) = ((block * BLOCK) as u64, self.method);
+        Write { token, file: self.slot, offset, len: blocks * BLOCK, buffer, method }
     }
 
     /// Waits for everything in flight.
@@ -68,27 +71,22 @@ impl<D: Disk> Rig<D> {
 }
 
 /// A write comes back once, with its token and its buffer, and its bytes are in the file.
-pub(super) fn a_write_comes_back_with_its_buffer<D: Disk>(disk: D) {
-    let mut rig = rig(disk, 8);
+pub(super) fn a_write_comes_back_with_its_buffer<D: Disk>(disk: D, method: Method) {
+    let mut rig = rig(disk, method, 8);
     let mut pool = rig.disk.pool(2 * BLOCK, 16 * BLOCK).unwrap();
     for round in 1..=20u8 {
         let mut buffer = pool.take(2 * BLOCK).unwrap();
         buffer.fill(round);
         let (at, fixed) = (buffer.as_ptr(), buffer.fixed());
-        let write = Write {
-            token: u64::from(round),
-            file: rig.slot,
-            offset: BLOCK as u64,
-            len: 2 * BLOCK,
-            buffer,
-            inline: false,
-        };
+        let write =
+            Write { token: u64::from(round), file: rig.slot, offset: BLOCK as u64, len: 2 * BLOCK, buffer, method };
         rig.disk.submit(write);
         rig.disk.kick();
         assert_eq!(rig.disk.in_flight(), 1);
         let mut done = rig.finish(round % 2 == 0);
         assert_eq!((done.len(), rig.disk.in_flight()), (1, 0));
-        let Completion { token, buffer, result } = done.remove(0);
+        let Completion { token, buffer, result, method: used } = done.remove(0);
+        assert!(rig.disk.methods().contains(&used) && (used == method || !rig.disk.methods().contains(&method)));
         assert_eq!((token, result, buffer.as_ptr(), buffer.fixed()), (u64::from(round), Ok(()), at, fixed));
         pool.put(buffer);
         assert!(rig.content(1, 2).iter().all(|byte| *byte == round));
@@ -98,8 +96,8 @@ pub(super) fn a_write_comes_back_with_its_buffer<D: Disk>(disk: D) {
 }
 
 /// Many writes at once, more than fit into a small queue, from buffers of the pool and of their own.
-pub(super) fn many_in_flight<D: Disk>(disk: D) {
-    let mut rig = rig(disk, 64);
+pub(super) fn many_in_flight<D: Disk>(disk: D, method: Method) {
+    let mut rig = rig(disk, method, 64);
     for round in 1..=5u8 {
         for block in 0..64 {
             rig.disk.submit(rig.write(block as u64, block, 1, round.wrapping_add(u8::try_from(block).unwrap())));
@@ -118,8 +116,8 @@ pub(super) fn many_in_flight<D: Disk>(disk: D) {
 }
 
 /// A write that the file refuses fails, with errno, path and offset, and leaves the disk usable.
-pub(super) fn a_refused_write_is_told<D: Disk>(disk: D) {
-    let mut rig = rig(disk, 4);
+pub(super) fn a_refused_write_is_told<D: Disk>(disk: D, method: Method) {
+    let mut rig = rig(disk, method, 4);
     let mut write = rig.write(7, 1, 1, 1);
     if rig.directory.is_buffered() {
         write.offset = 1 << 62;
@@ -143,7 +141,7 @@ pub(super) fn a_refused_write_is_told<D: Disk>(disk: D) {
 
 /// A write across the process's file size limit: the first part is written, the rest fails, and neither is called
 /// durable. In a child process (`test` is the calling test's name), which the limit ends with.
-pub(super) fn a_short_write_is_finished_or_fails<D: Disk>(disk: D, test: &str) {
+pub(super) fn a_short_write_is_finished_or_fails<D: Disk>(disk: impl Fn() -> D, methods: &[Method], test: &str) {
     if std::env::var_os(CHILD).is_none() {
         let _turn = alone();
         let child = Command::new(std::env::current_exe().unwrap()).args(["--exact", test]).env(CHILD, "1").output();
@@ -152,25 +150,54 @@ pub(super) fn a_short_write_is_finished_or_fails<D: Disk>(disk: D, test: &str) {
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
         return;
     }
-    let mut rig = rig(disk, 0);
     #[expect(unsafe_code, reason = "signal dispositions are unsafe to change")]
     // SAFETY: ignoring a signal runs no handler.
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.unwrap();
     let limit = 3 * BLOCK as u64;
     setrlimit(Resource::RLIMIT_FSIZE, limit, limit).unwrap();
-    rig.disk.submit(rig.write(1, 1, 4, 9));
-    let failure = rig.finish(false)[0].result.clone().unwrap_err();
-    assert_eq!((failure.op, failure.errno), (Op::Write, EFBIG));
-    assert_eq!(rig.file.len().unwrap(), limit, "the first part was written");
-    assert!(rig.content(1, 2).iter().all(|byte| *byte == 9));
-    rig.disk.submit(rig.write(2, 1, 2, 8));
-    assert_eq!(rig.finish(false)[0].result, Ok(()));
+    for method in methods {
+        let mut rig = rig(disk(), *method, 0);
+        rig.disk.submit(rig.write(1, 1, 4, 9));
+        let failure = rig.finish(false)[0].result.clone().unwrap_err();
+        assert_eq!((failure.op, failure.errno), (Op::Write, EFBIG), "{method}");
+        assert_eq!(rig.file.len().unwrap(), limit, "the first part was written");
+        assert!(rig.content(1, 2).iter().all(|byte| *byte == 9));
+        rig.disk.submit(rig.write(2, 1, 2, 8));
+        assert_eq!(rig.finish(false)[0].result, Ok(()));
+    }
+}
+
+/// Every write flushes the device's cache, as far as the device tells: at least as many flushes as writes that wait for
+/// each other. Says nothing where the device has no cache to flush, or writes through what RWF_DSYNC says.
+pub(super) fn every_write_is_flushed<D: Disk>(disk: D, method: Method) {
+    let mut rig = rig(disk, method, 4);
+    let Some(before) = flushes(&*rig.file) else { return };
+    let writes = 200;
+    for token in 0..writes {
+        rig.disk.submit(rig.write(token, 1, 1, 1));
+        assert_eq!(rig.finish(false)[0].result, Ok(()));
+    }
+    let after = flushes(&*rig.file).unwrap_or(0);
+    assert!(after - before >= writes, "{method}: {} flushes for {writes} writes", after - before);
+}
+
+/// How many flushes the device of `file` has completed; `None` if it does not tell, or needs none.
+fn flushes(file: &dyn SegmentFile) -> Option<u64> {
+    let dev = nix::sys::stat::fstat(file.fd()?).ok()?.st_dev;
+    let (major, minor) = (nix::sys::stat::major(dev), nix::sys::stat::minor(dev));
+    let device = std::path::PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    let read = |name: &str| std::fs::read_to_string(device.join(name)).ok();
+    let queue = |name: &str| read(&format!("queue/{name}")).or_else(|| read(&format!("../queue/{name}")));
+    if queue("write_cache")?.trim() != "write back" || queue("fua")?.trim() != "0" {
+        return None;
+    }
+    read("stat")?.split_whitespace().nth(15)?.parse().ok()
 }
 
 /// Dropping a disk waits for what was submitted.
-pub(super) fn dropping_waits<D: Disk>(disk: D) {
+pub(super) fn dropping_waits<D: Disk>(disk: D, method: Method) {
     let blocks = 256;
-    let mut rig = rig(disk, 8 * blocks);
+    let mut rig = rig(disk, method, 8 * blocks);
     for part in 0..8 {
         rig.disk.submit(rig.write(0, part * blocks, blocks, 5));
     }
@@ -183,8 +210,8 @@ pub(super) fn dropping_waits<D: Disk>(disk: D) {
 }
 
 /// A wake-up ends a sleep wherever it happens, and one that nobody waits for stays.
-pub(super) fn wake_ups_arrive<D: Disk>(disk: D) {
-    let mut rig = rig(disk, 4);
+pub(super) fn wake_ups_arrive<D: Disk>(disk: D, method: Method) {
+    let mut rig = rig(disk, method, 4);
     let end = AtomicBool::new(false);
     let notify = Notify::new().unwrap();
     let rounds = 60;
@@ -224,9 +251,9 @@ impl Drop for SetOnDrop<'_> {
 }
 
 /// The disk keeps a lock that everyone else let go, until it is detached.
-pub(super) fn a_held_lock_stays<D: Disk>(disk: D) {
+pub(super) fn a_held_lock_stays<D: Disk>(disk: D, method: Method) {
     let _turn = alone();
-    let mut rig = rig(disk, 1);
+    let mut rig = rig(disk, method, 1);
     let lock = rig.directory.lock(Duration::ZERO).unwrap();
     let slot = rig.disk.hold(lock.as_fd()).unwrap();
     drop(lock);

@@ -17,10 +17,13 @@
 //! 1. A [`Write`] given to [`Disk::submit`] comes back exactly once from [`Disk::reap`], with its [`Buffer`]. Until then
 //!    the kernel may read the buffer: the disk owns it and nobody can change it.
 //! 2. `Ok` means that every byte was written **and** a flush that was submitted after that write's completion was
-//!    seen (or linked to it) succeeded. A flush counts for its own write only.
+//!    seen (or linked to it) succeeded, or that every byte was written with RWF_DSYNC ([`flight`]). A flush counts for
+//!    those writes only whose completion was seen before it was submitted; a write with RWF_DSYNC for itself only.
 //! 3. A short write, EINTR, EAGAIN, and a flush cancelled before it ran are finished or repeated, at most
 //!    [`ATTEMPTS_MAX`] times ([`flight`]). A flush that ran and failed is never repeated (promise P6).
-//! 4. Completions may come in any order. Dropping a `Disk` first waits for what is in flight.
+//! 4. Each write is made durable by the [`Method`] that it asks for. One that the disk does not have
+//!    ([`Disk::methods`]) or that its file refuses is replaced by the disk's reference method; the completion tells.
+//! 5. Completions may come in any order. Dropping a `Disk` first waits for what is in flight.
 
 pub(crate) mod buffer;
 pub(crate) mod file;
@@ -53,6 +56,7 @@ pub(crate) use lock::Lock;
 pub(crate) use notify::Notify;
 
 use crate::error::IoFailure;
+pub(crate) use crate::method::Method;
 
 /// How often an interrupted or short write is taken up again before it counts as failed.
 pub(crate) const ATTEMPTS_MAX: u32 = 8;
@@ -165,9 +169,9 @@ pub(crate) struct Write {
     pub(crate) len: usize,
     /// The bytes.
     pub(crate) buffer: Buffer,
-    /// Whether the disk may carry it out on the calling thread, at [`Disk::kick`]: nothing else wants to be in flight
-    /// beside it, and nobody would share a hop to the kernel's workers and back.
-    pub(crate) inline: bool,
+    /// How it is to become durable. [`Method::Syscalls`] and the flush of [`Method::WriteThenFdatasync`] are carried
+    /// out on the calling thread, at [`Disk::kick`].
+    pub(crate) method: Method,
 }
 
 /// A finished [`Write`].
@@ -175,32 +179,10 @@ pub(crate) struct Write {
 pub(crate) struct Completion {
     pub(crate) token: u64,
     pub(crate) buffer: Buffer,
+    /// How it was carried out.
+    pub(crate) method: Method,
     /// `Ok`: every byte is durable.
     pub(crate) result: Result<(), IoFailure>,
-}
-
-/// How writes become durable. All leave the same bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Method {
-    /// io_uring: a write with an fdatasync linked behind it.
-    LinkedFdatasync,
-    /// Plain system calls on the ring thread: pwrite, then fdatasync.
-    Syscalls,
-    /// A simulated or absent disk.
-    Simulated,
-}
-
-impl Method {
-    /// As tables print it.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::LinkedFdatasync => "linked-fdatasync",
-            Self::Syscalls => "syscalls",
-            Self::Simulated => "none",
-        }
-    }
 }
 
 /// The data plane of one ring thread. Made, used and dropped on that thread.
@@ -218,7 +200,7 @@ pub(crate) trait Disk {
     /// Takes a write. It may start at once or at [`Disk::kick`]; its failure comes as a completion.
     fn submit(&mut self, write: Write);
 
-    /// Starts everything submitted.
+    /// Starts everything submitted; then, on the calling thread, carries out what asks for that, and waits for it.
     fn kick(&mut self);
 
     /// Whether [`Disk::kick`] would carry something out on the calling thread: what need not wait for it comes first.
@@ -243,8 +225,8 @@ pub(crate) trait Disk {
     /// How many writes were submitted and not yet reaped.
     fn in_flight(&self) -> usize;
 
-    /// How this disk makes writes durable.
-    fn method(&self) -> Method;
+    /// How this disk can make writes durable, the reference first. Never empty.
+    fn methods(&self) -> &'static [Method];
 
     /// A pool of aligned buffers that suits this disk (registered with the ring where that works):
     /// buffers of `buffer_bytes` each, `bytes_max` in all.

@@ -39,7 +39,8 @@ impl Disk for NullDisk {
     fn detach(&mut self, _slot: FileSlot) {}
 
     fn submit(&mut self, write: Write) {
-        self.done.push(Completion { token: write.token, buffer: write.buffer, result: Ok(()) });
+        let method = Method::Simulated;
+        self.done.push(Completion { token: write.token, buffer: write.buffer, method, result: Ok(()) });
     }
 
     fn kick(&mut self) {}
@@ -58,8 +59,8 @@ impl Disk for NullDisk {
         self.done.len()
     }
 
-    fn method(&self) -> Method {
-        Method::Simulated
+    fn methods(&self) -> &'static [Method] {
+        &[Method::Simulated]
     }
 
     fn pool(&mut self, buffer_bytes: usize, bytes_max: usize) -> io::Result<BufferPool> {

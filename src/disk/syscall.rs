@@ -1,7 +1,7 @@
 //! The same contract by plain system calls: pwrite, then fdatasync, on the ring thread.
 //!
 //! It takes over where io_uring is refused, and it is the honest baseline. [`Disk::kick`] blocks until everything
-//! submitted is durable or failed; the rules of repeating are those of [`super::flight`], as everywhere.
+//! submitted is durable or failed, whatever method a write asks for; the rules of repeating are those of [`super::flight`], as everywhere.
 
 use std::collections::VecDeque;
 use std::io;
@@ -59,11 +59,17 @@ pub(super) fn carry_out(file: Option<&Arc<dyn SegmentFile>>, write: &Write) -> R
     loop {
         step = match step {
             Step::WriteRest { offset, len } => flight.on_write(write_rest(fd, write, offset, len)),
-            Step::Sync => flight.on_sync(fdatasync(fd).map_or_else(|errno| -(errno as i32), |()| 0)),
+            Step::Sync => flight.on_sync(datasync(Some(file))),
             Step::Done(result) => return result.map_err(|(op, errno)| failed(op, errno)),
             Step::Wait => unreachable!("nothing is ever linked here"),
         }
     }
+}
+
+/// One fdatasync; its result as a CQE would tell it.
+pub(super) fn datasync(file: Option<&Arc<dyn SegmentFile>>) -> i32 {
+    let synced = file.and_then(|file| file.fd()).map_or(Err(Errno::EBADF), fdatasync);
+    synced.map_or_else(|errno| -(errno as i32), |()| 0)
 }
 
 /// One pwrite; its result as a CQE would tell it.
@@ -107,7 +113,8 @@ impl Disk for SyscallDisk {
                 Attached::Lock(_) => None,
             });
             let result = carry_out(file, &write);
-            self.done.push(Completion { token: write.token, buffer: write.buffer, result });
+            let method = Method::Syscalls;
+            self.done.push(Completion { token: write.token, buffer: write.buffer, method, result });
         }
     }
 
@@ -130,8 +137,8 @@ impl Disk for SyscallDisk {
         self.queue.len() + self.done.len()
     }
 
-    fn method(&self) -> Method {
-        Method::Syscalls
+    fn methods(&self) -> &'static [Method] {
+        &[Method::Syscalls]
     }
 
     fn pool(&mut self, buffer_bytes: usize, bytes_max: usize) -> io::Result<BufferPool> {
@@ -151,39 +158,49 @@ mod tests {
     use super::*;
     use crate::disk::conformance;
 
+    /// What it has, and what it replaces.
+    const METHODS: [Method; 2] = [Method::Syscalls, Method::DsyncWrite];
+
     #[test]
     fn a_write_comes_back_with_its_buffer() {
-        conformance::a_write_comes_back_with_its_buffer(SyscallDisk::new());
+        METHODS
+            .into_iter()
+            .for_each(|method| conformance::a_write_comes_back_with_its_buffer(SyscallDisk::new(), method));
     }
 
     #[test]
     fn many_in_flight() {
-        conformance::many_in_flight(SyscallDisk::new());
+        METHODS.into_iter().for_each(|method| conformance::many_in_flight(SyscallDisk::new(), method));
     }
 
     #[test]
     fn a_refused_write_is_told() {
-        conformance::a_refused_write_is_told(SyscallDisk::new());
+        METHODS.into_iter().for_each(|method| conformance::a_refused_write_is_told(SyscallDisk::new(), method));
     }
 
     #[test]
     fn a_short_write_is_finished_or_fails() {
         let test = "disk::syscall::tests::a_short_write_is_finished_or_fails";
-        conformance::a_short_write_is_finished_or_fails(SyscallDisk::new(), test);
+        conformance::a_short_write_is_finished_or_fails(SyscallDisk::new, &METHODS, test);
+    }
+
+    #[test]
+    fn every_write_is_flushed() {
+        METHODS.into_iter().for_each(|method| conformance::every_write_is_flushed(SyscallDisk::new(), method));
     }
 
     #[test]
     fn dropping_waits() {
-        conformance::dropping_waits(SyscallDisk::new());
+        METHODS.into_iter().for_each(|method| conformance::dropping_waits(SyscallDisk::new(), method));
     }
 
     #[test]
     fn wake_ups_arrive() {
-        conformance::wake_ups_arrive(SyscallDisk::new());
+        conformance::wake_ups_arrive(SyscallDisk::new(), Method::Syscalls);
     }
 
     #[test]
     fn a_held_lock_stays() {
-        conformance::a_held_lock_stays(SyscallDisk::new());
+        conformance::a_held_lock_stays(SyscallDisk::new(), Method::Syscalls);
     }
 }

@@ -6,13 +6,18 @@ use std::thread;
 
 use super::async_load::{Appender, runtime, with_tasks};
 use super::file::each_log;
-use super::load::Pins;
 use super::{Counts, Engine, Failure, Load, Sample};
 use crate::log::{Log, Runtime};
+use crate::method::Method;
 use crate::options::{self, Options};
 
 /// The methods that can be pinned, by their words.
-pub const METHODS: [&str; 2] = ["linked-fdatasync", "syscalls"];
+pub const METHODS: [&str; 4] = [
+    Method::LinkedFdatasync.word(),
+    Method::DsyncWrite.word(),
+    Method::WriteThenFdatasync.word(),
+    Method::Syscalls.word(),
+];
 
 /// ringwal with one of its disks.
 #[derive(Debug)]
@@ -50,9 +55,7 @@ impl Engine for Own {
         let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let rings = match load.logs {
             0 | 1 => None,
-            logs => {
-                Some(Runtime::builder().engine(engine_of(self.engine, &load.pins)).threads(logs.min(cores)).build()?)
-            }
+            logs => Some(Runtime::builder().engine(self.engine).threads(logs.min(cores)).build()?),
         };
         let logs = each_log(dir, load, |dir| {
             let open = match &rings {
@@ -81,9 +84,9 @@ impl Own {
 
 /// The options of a load: its segments and its pins.
 pub(super) fn pinned(options: Options, load: &Load) -> Options {
-    let mut options = match load.pins.method {
-        Some("syscalls") => options.engine(options::Engine::Syscalls),
-        _ => options,
+    let mut options = match load.pins.method.and_then(Method::from_word) {
+        Some(method) => options.method(method),
+        None => options,
     };
     if let Some(bytes) = load.segment_bytes {
         options = options.segment_bytes(bytes);
@@ -92,11 +95,6 @@ pub(super) fn pinned(options: Options, load: &Load) -> Options {
         options = options.flight_max(batches);
     }
     options
-}
-
-/// The disk of ring threads that several logs share.
-fn engine_of(engine: options::Engine, pins: &Pins) -> options::Engine {
-    if pins.method == Some("syscalls") { options::Engine::Syscalls } else { engine }
 }
 
 /// What all the logs did.

@@ -111,6 +111,8 @@ pub(crate) struct Journal {
     chain: Chain,
     watermark: Watermark,
     flight_max: usize,
+    /// How many batches may be in flight now: at most `flight_max`.
+    depth: usize,
     delay_max: Duration,
     idle_seal: Duration,
     /// Whether the last batch is a seal: nothing to claim.
@@ -130,6 +132,7 @@ impl Journal {
             chain,
             watermark: Watermark::new(durable),
             flight_max: limits.flight_max,
+            depth: limits.flight_max,
             delay_max: limits.delay_max,
             idle_seal: limits.idle_seal,
             sealed: true,
@@ -147,7 +150,7 @@ impl Journal {
         if staged != Staged::Nothing {
             self.idle_since = None;
             let due = *self.staged_since.get_or_insert(now) + self.delay_max;
-            return if self.watermark.in_flight() >= self.flight_max {
+            return if self.watermark.in_flight() >= self.depth {
                 Next::Wait(None)
             } else if staged == Staged::Closed || closing || now >= due {
                 Next::Batch
@@ -215,9 +218,15 @@ impl Journal {
         self.flight_max == 1 && shape.count <= 1
     }
 
+    /// Changes how many batches may be in flight from here on; never more than the segments were made for.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn set_depth(&mut self, depth: usize) {
+        self.depth = depth.clamp(1, self.flight_max);
+    }
+
     /// Whether another batch could be submitted if one were staged.
     pub(crate) fn has_slot(&self) -> bool {
-        !self.closed && self.watermark.in_flight() < self.flight_max
+        !self.closed && self.watermark.in_flight() < self.depth
     }
 
     /// The link to the last batch.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::OpenError;
+use crate::method::Method;
 use crate::options::Engine;
 use crate::runtime::Inbox;
 use crate::runtime::sync::Arc;
@@ -12,7 +13,8 @@ use crate::runtime::threads::RingThread;
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(super) inbox: Arc<Inbox>,
-    pub(super) method: &'static str,
+    /// The disk's reference method.
+    pub(super) method: Method,
     pub(super) refused: Option<Arc<str>>,
     logs: AtomicUsize,
 }
@@ -20,12 +22,7 @@ pub(crate) struct Host {
 impl Host {
     pub(super) fn start(engine: Engine, uring_required: bool, core: Option<usize>) -> Result<Arc<Self>, OpenError> {
         let ring = RingThread::start(engine, uring_required, core)?;
-        Ok(Arc::new(Self {
-            inbox: ring.inbox,
-            method: ring.method.word(),
-            refused: ring.refused,
-            logs: AtomicUsize::new(0),
-        }))
+        Ok(Arc::new(Self { inbox: ring.inbox, method: ring.method, refused: ring.refused, logs: AtomicUsize::new(0) }))
     }
 }
 

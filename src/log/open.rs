@@ -185,6 +185,7 @@ impl Hosted {
             spares: opened.spares,
             shape,
             lock,
+            method: limits.method,
             buffer_bytes: limits.batch_bytes,
             pending_bytes_max: limits.pending_bytes_max,
             told,

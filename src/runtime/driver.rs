@@ -12,7 +12,7 @@ use slab::Slab;
 use super::durable::End;
 use super::sync::Arc;
 use super::{Command, Inbox, Job, PreparedFile, Shared, Tenancy, Workshop};
-use crate::disk::{Buffer, Completion, Disk, FileSlot, Lock, Notify, Write};
+use crate::disk::{Buffer, Completion, Disk, FileSlot, Lock, Method, Notify, Write};
 use crate::error::{Cause, IoFailure, Op, OpenError};
 use crate::format::{BATCH_HEADER_BYTES, SegmentHeader};
 use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space};
@@ -109,6 +109,15 @@ impl Driver {
         pause
     }
 
+    /// From here on every batch is made durable by `method`, and at most `depth` of a log's are in flight.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn steer(&mut self, method: Method, depth: usize) {
+        for (_, tenant) in &mut self.tenants {
+            tenant.method = Some(method);
+            tenant.journal.set_depth(depth);
+        }
+    }
+
     /// Whether nothing will ever be due again.
     pub(crate) fn is_done(&self) -> bool {
         self.tenants.is_empty() && self.flights.is_empty() && self.inbox.is_abandoned()
@@ -140,6 +149,7 @@ impl Driver {
             spares,
             shape,
             lock,
+            method,
             buffer_bytes,
             pending_bytes_max,
             told,
@@ -159,6 +169,7 @@ impl Driver {
                     shape,
                     lock,
                     lock_slot,
+                    method,
                     poisoned: false,
                 });
                 let _ = told.send(Ok(()));
@@ -290,6 +301,8 @@ struct Tenant {
     shape: SegmentHeader,
     lock: Option<Lock>,
     lock_slot: Option<FileSlot>,
+    /// How batches are made durable, if that is pinned.
+    method: Option<Method>,
     poisoned: bool,
 }
 
@@ -349,8 +362,17 @@ impl Tenant {
         let (len, records) = (shape.bytes(), shape.count);
         let token =
             flights.insert(Flight { tenant: turn.key, ticket, segment, submitted: turn.now, len, records }) as u64;
-        let inline = turn.alone && self.journal.prefers_inline(shape);
-        disk.submit(Write { token, file: file.slot, offset: shape.place.offset(), len, buffer, inline });
+        let (file, method) = (file.slot, self.choose(turn, shape));
+        disk.submit(Write { token, file, offset: shape.place.offset(), len, buffer, method });
+    }
+
+    /// How this batch is to be made durable.
+    fn choose(&self, turn: Turn, shape: &Shape) -> Method {
+        match self.method {
+            Some(pinned) => pinned,
+            None if turn.alone && self.journal.prefers_inline(shape) => Method::Syscalls,
+            None => Method::LinkedFdatasync,
+        }
     }
 
     /// The first batch in a segment: readers learn of it before anything in it can be durable.
@@ -388,7 +410,8 @@ impl Tenant {
         self.shared.stage.give_back(completion.buffer);
         match completion.result {
             Ok(()) => {
-                self.shared.stats.count_flush(flight.len, flight.records, now.saturating_sub(flight.submitted));
+                let took = now.saturating_sub(flight.submitted);
+                self.shared.stats.count_flush(completion.method, flight.len, flight.records, took);
                 self.journal.handle_completed(flight.ticket);
             }
             Err(failure) => self.poison(Cause::Io(failure), woken),

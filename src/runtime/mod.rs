@@ -17,7 +17,7 @@ pub(crate) mod threads;
 use std::sync::mpsc;
 use std::task::Waker;
 
-use crate::disk::{Directory, Lock, Notify, SegmentFile};
+use crate::disk::{Directory, Lock, Method, Notify, SegmentFile};
 use crate::error::{IoFailure, OpenError};
 use crate::format::SegmentHeader;
 use crate::journal::Journal;
@@ -66,6 +66,8 @@ pub(crate) struct Tenancy {
     /// What a segment to be prepared looks like, but for its id.
     pub(crate) shape: SegmentHeader,
     pub(crate) lock: Option<Lock>,
+    /// How batches are made durable, if that is pinned.
+    pub(crate) method: Option<Method>,
     /// The size of a staging buffer.
     pub(crate) buffer_bytes: usize,
     pub(crate) pending_bytes_max: usize,

@@ -24,6 +24,7 @@ const RING_ENTRIES: u32 = 256;
 #[derive(Debug)]
 pub(crate) struct RingThread {
     pub(crate) inbox: Arc<Inbox>,
+    /// The disk's reference method.
     pub(crate) method: Method,
     /// Why io_uring is not used, where it was refused.
     pub(crate) refused: Option<Arc<str>>,
@@ -53,7 +54,7 @@ impl RingThread {
                     return;
                 }
             };
-            let _ = told.send(Ok((disk.method(), refused)));
+            let _ = told.send(Ok((disk.methods()[0], refused)));
             serve(Driver::new(disk, theirs, Arc::new(helper)), &notify);
         };
         thread::Builder::new().name("ringwal-ring".to_owned()).spawn(main).map_err(failed(Op::Spawn))?;

@@ -97,20 +97,24 @@ fn a_share_is_of_the_closed_loop_just_before() {
 
 #[test]
 fn pins_get_a_row_each_and_reach_the_log() {
-    let options = ["--method", "auto,linked-fdatasync,syscalls", "--flight-max", "1,4"];
+    let options = ["--method", "auto,linked-fdatasync,dsync-write,write-fdatasync,syscalls", "--flight-max", "1,4"];
     let lines = bench("ringwal,leader/grow", &options);
     let mut found: Vec<_> =
         lines.iter().map(|line| (line["engine"].as_str().unwrap(), line["method"].as_str().unwrap())).collect();
     found.sort_unstable();
     let pinned: Vec<_> = found.iter().filter(|(engine, _)| engine.contains('@')).copied().collect();
     let expected = [
+        ("ringwal@dsync-write/1", "dsync-write"),
+        ("ringwal@dsync-write/4", "dsync-write"),
         ("ringwal@linked-fdatasync/1", "linked-fdatasync"),
         ("ringwal@linked-fdatasync/4", "linked-fdatasync"),
         ("ringwal@syscalls/1", "syscalls"),
         ("ringwal@syscalls/4", "syscalls"),
+        ("ringwal@write-fdatasync/1", "write-fdatasync"),
+        ("ringwal@write-fdatasync/4", "write-fdatasync"),
     ];
     assert_eq!(pinned, expected);
-    assert_eq!(found.len(), 6, "and auto, and the baseline without pins: {found:?}");
+    assert_eq!(found.len(), 10, "and auto, and the baseline without pins: {found:?}");
 }
 
 #[test]

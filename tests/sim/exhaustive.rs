@@ -1,6 +1,6 @@
 //! Every crash point of every small workload over a rotation, the crash inside recovery included.
 //!
-//! A workload is up to three appends (small, of two blocks, a group), with or without a pause long enough for the idle
+//! By every method, at depths 1, 2 and 4, and with methods that take turns from batch to batch. A workload is up to three appends (small, of two blocks, a group), with or without a pause long enough for the idle
 //! seal, a close, or a close and a re-opening between them, begun so near the end of a segment that it rotates. The
 //! disk films itself before every operation; each frame becomes a kill and power cuts in which nothing, everything, or
 //! a random part of what was not flushed reached the medium. Each recovery from one is filmed and cut again.
@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ringwal::Options;
 use ringwal::harness::Life;
 use ringwal::sim::{Sim, SimOptions, Snapshot};
+use ringwal::{Method, Options};
 
 use crate::world::{Oracle, Violation};
 
@@ -30,6 +30,31 @@ enum Step {
 const STEPS: [Step; 5] = [Step::Small, Step::TwoBlocks, Step::Group, Step::Pause, Step::Reopen];
 /// Frames of one recovery that are cut again, at most.
 const NESTED_MAX: usize = 12;
+
+/// What one run is like besides its steps.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    /// `None`: they take turns.
+    method: Option<Method>,
+    flight_max: usize,
+    /// Complete each write before the next step, or leave them in flight.
+    eager: bool,
+    /// Records before the film begins: up to the last blocks of the first segment.
+    lead: usize,
+}
+
+/// The ways in which a workload is run. All of them take time: unless everything is asked for, each workload takes the
+/// methods in turn with its number.
+fn manners(at: usize, all: bool) -> Vec<Manner> {
+    let methods: Vec<_> = Method::ALL.iter().copied().map(Some).chain([None]).collect();
+    let shapes = [(1, false, 9), (2, false, 9), (2, true, 10), (4, false, 9)];
+    let ways = shapes.iter().enumerate().flat_map(|(shape, (flight_max, eager, lead))| {
+        let turn = (at + shape) % methods.len();
+        let chosen = methods.iter().enumerate().filter(move |(number, _)| all || *number == turn);
+        chosen.map(move |(_, method)| Manner { method: *method, flight_max: *flight_max, eager: *eager, lead: *lead })
+    });
+    ways.collect()
+}
 
 fn options(flight_max: usize) -> Options {
     Options::default()
@@ -73,26 +98,26 @@ struct Run {
     life: Option<Life>,
     oracle: Oracle,
     frames: Vec<Frame>,
-    /// Complete each write before the next step, or leave them in flight.
-    eager: bool,
+    manner: Manner,
+    turns: usize,
     counter: u8,
 }
 
 impl Run {
-    fn new(flight_max: usize, eager: bool, lead: usize) -> Self {
+    fn new(manner: Manner) -> Self {
         let sim = Sim::new(7, SimOptions::default());
         let mut run = Self {
             sim,
-            options: options(flight_max),
+            options: options(manner.flight_max).method(manner.method.unwrap_or(Method::LinkedFdatasync)),
             life: None,
             oracle: Oracle::default(),
             frames: Vec::new(),
-            eager,
+            manner,
+            turns: 0,
             counter: 0,
         };
         run.open();
-        // Up to the last blocks of the first segment.
-        for _ in 0..lead {
+        for _ in 0..manner.lead {
             run.append(1, 8);
             run.settle();
         }
@@ -132,6 +157,11 @@ impl Run {
 
     /// One event of the disk, one step of the driver, one segment prepared.
     fn turn(&mut self, later: Duration) {
+        if self.manner.method.is_none() {
+            self.turns += 1;
+            let (method, depth) = (Method::ALL[self.turns % 4], self.manner.flight_max);
+            self.life().steer(method, depth);
+        }
         let before = self.oracle.clone();
         self.life().step(later);
         self.cut_film(&before);
@@ -170,7 +200,7 @@ impl Run {
             }
         }
         self.turn(Duration::ZERO);
-        if self.eager {
+        if self.manner.eager {
             self.settle();
         }
     }
@@ -246,10 +276,10 @@ impl Cut {
 }
 
 /// One workload under every shape: (crash points, crashes).
-fn exhaust(at: usize, steps: &[Step], nested_every: usize) -> (u64, u64) {
+fn exhaust(at: usize, steps: &[Step], nested_every: usize, all: bool) -> (u64, u64) {
     let (mut cuts, mut frames) = (0, 0);
-    for (flight_max, eager, lead) in [(1, false, 9), (2, false, 9), (2, true, 10)] {
-        let mut run = Run::new(flight_max, eager, lead);
+    for manner in manners(at, all) {
+        let mut run = Run::new(manner);
         steps.iter().for_each(|step| run.step(*step));
         run.settle();
         for (index, frame) in run.frames.iter().enumerate() {
@@ -258,7 +288,7 @@ fn exhaust(at: usize, steps: &[Step], nested_every: usize) -> (u64, u64) {
             for how in [Cut::Kill, Cut::Power(seed), Cut::Power(seed + 1), Cut::KillThenPower(seed + 2)] {
                 let nested = index % nested_every == at % nested_every;
                 if let Err(violation) = check(&frame.snapshot, &frame.oracle, &run.options, how, nested, &mut cuts) {
-                    panic!("{steps:?} (flight {flight_max}, eager {eager}), frame {index}, {how:?}: {violation:?}");
+                    panic!("{steps:?} ({manner:?}), frame {index}, {how:?}: {violation:?}");
                 }
             }
         }
@@ -269,7 +299,8 @@ fn exhaust(at: usize, steps: &[Step], nested_every: usize) -> (u64, u64) {
 #[test]
 fn every_crash_point_of_every_small_workload() {
     // Crashes inside recovery are behind every 5th crash point, or every 50th where time is short.
-    let nested_every = if std::env::var("RINGWAL_EXHAUSTIVE").is_ok_and(|all| all == "all") { 5 } else { 50 };
+    let all = std::env::var("RINGWAL_EXHAUSTIVE").is_ok_and(|all| all == "all");
+    let nested_every = if all { 5 } else { 50 };
     let workloads = workloads();
     let next = AtomicUsize::new(0);
     let worker = || {
@@ -277,7 +308,7 @@ fn every_crash_point_of_every_small_workload() {
         while let at = next.fetch_add(1, Ordering::Relaxed)
             && let Some(steps) = workloads.get(at)
         {
-            let (frames, cuts) = exhaust(at, steps, nested_every);
+            let (frames, cuts) = exhaust(at, steps, nested_every, all);
             sum = (sum.0 + frames, sum.1 + cuts);
         }
         sum

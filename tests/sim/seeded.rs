@@ -8,7 +8,7 @@ use crate::random::histories;
 
 /// The deliberate mistakes, and what each does. `m..` are those of the reliability catalogue; the others drop one rule
 /// of the format or of recovery each.
-const BUGS: [(&str, &str); 22] = [
+const BUGS: [(&str, &str); 26] = [
     ("m1", "no fdatasync"),
     ("m2", "acknowledges when the write completes"),
     ("m3", "acknowledges batch n + 1 while n is in flight"),
@@ -21,6 +21,10 @@ const BUGS: [(&str, &str); 22] = [
     ("m12", "cuts at the first bad batch, whatever claims it"),
     ("m17", "a flush counts for other batches' writes"),
     ("m19", "a cancelled flush counts as done"),
+    ("m21", "a write that is to carry RWF_DSYNC goes without"),
+    ("m22", "a flush is shared with writes whose completion was not seen before it"),
+    ("m23", "a write with RWF_DSYNC counts for the writes that completed before it"),
+    ("m24", "the rest of a short write with RWF_DSYNC goes without"),
     ("late", "a killed writer's writes land after recovery"),
     ("stale-evidence", "dead batches count as evidence"),
     ("no-copy", "kept records are not written again"),

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use ringwal::harness::{Life, batches, judge, shown};
 use ringwal::sim::rng::Rng;
-use ringwal::sim::{Faults, FlushScope, Linking, Rot, Sim, SimOptions, Snapshot};
-use ringwal::{AppendError, Lsn, OpenError, Options, SubmitError};
+use ringwal::sim::{Dsync, Faults, FlushScope, Rot, Sim, SimOptions, Snapshot};
+use ringwal::{AppendError, Lsn, Method, OpenError, Options, SubmitError};
 
 /// What a history broke: the assertion, and how.
 #[derive(Clone, Debug)]
@@ -158,6 +158,9 @@ pub(crate) struct World<'a> {
     pub(crate) oracle: Oracle,
     pub(crate) tally: &'a mut Tally,
     options: Options,
+    /// Whether method and depth change between one batch and the next, as a tuner changes them.
+    mixed: bool,
+    flight_max: usize,
     /// All records of this length, if set: so that a dead tail and its successor look alike.
     same_len: Option<usize>,
     record_max: usize,
@@ -172,12 +175,15 @@ impl<'a> World<'a> {
         let mut rng = Rng::new(seed);
         let block_bytes = [512, 512, 512, 1024, 4096][rng.index(5)];
         let flush = if rng.one_in(2) { FlushScope::Device } else { FlushScope::File };
-        let linking = [Linking::Linked, Linking::AfterCompletion, Linking::Drawn][rng.index(3)];
+        let dsync = [Dsync::Through, Dsync::Flushed, Dsync::Through, Dsync::Refused][rng.index(4)];
         let late = ringwal::seeded::is("late");
-        let sim = Sim::new(rng.next_u64(), SimOptions { block_bytes, flush, linking, late, ..SimOptions::default() });
+        let sim = Sim::new(rng.next_u64(), SimOptions { block_bytes, flush, dsync, late, ..SimOptions::default() });
         let blocks = 16 + rng.below(12);
-        let flight_max = 1 + rng.index(3);
+        let flight_max = [1, 2, 4][rng.index(3)];
+        let (method, mixed) = (Method::ALL[rng.index(4)], rng.one_in(3));
+        tally.count(&format!("histories by {}, depth {flight_max}", if mixed { "turns" } else { method.word() }));
         let options = Options::default()
+            .method(method)
             .block_bytes(block_bytes)
             .segment_bytes(blocks * u64::from(block_bytes))
             .flight_max(flight_max)
@@ -191,6 +197,8 @@ impl<'a> World<'a> {
             oracle: Oracle::default(),
             tally,
             options,
+            mixed,
+            flight_max,
             same_len,
             record_max,
             block_bytes: block_bytes as usize,
@@ -295,6 +303,9 @@ impl<'a> World<'a> {
     }
 
     fn act(&mut self, life: &mut Life, poisoned_at: &mut Option<Lsn>) -> Result<(), Violation> {
+        if self.mixed {
+            life.steer(Method::ALL[self.rng.index(4)], 1 + self.rng.index(self.flight_max));
+        }
         match self.rng.below(16) {
             0..=4 => self.submit(life)?,
             5..=10 => {

@@ -58,7 +58,8 @@ pub(crate) struct Args {
     /// The size of ringwal's segments in bytes: small ones put rotations inside the window
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     segment_bytes: Option<u64>,
-    /// How ringwal makes batches durable, several for a row each: auto, linked-fdatasync, syscalls
+    /// How ringwal makes batches durable, several for a row each: auto, linked-fdatasync, dsync-write,
+    /// write-fdatasync, syscalls
     #[arg(long = "method", value_name = "NAME", value_delimiter = ',', value_parser = method)]
     methods: Vec<Method>,
     /// How many of ringwal's batches may be in flight, several for a row each (`auto` stays as it is)

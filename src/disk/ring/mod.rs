@@ -1,13 +1,21 @@
 //! The data plane on io_uring: [`RingDisk`].
 //!
-//! A write becomes two linked requests, the write and an fdatasync behind it; what their results mean is decided by
-//! [`super::flight`], and this module only carries them:
+//! A write becomes one request or two, by its [`Method`]; what their results mean is decided by [`super::flight`], and
+//! this module only carries them:
 //!
 //! ```text
 //!  submit ──► queue ──fill──► submission queue ──enter──► kernel ──► completion queue ──collect──► done ──► reap
-//!               ▲                                                          │
-//!               └───────────────── the rest of a write, or a sync ◄────────┘
+//!               ▲                                                          │                        ▲
+//!               ├───────────────── the rest of a write, or a sync ◄────────┤                        │
+//!               │                  a sync of the thread's own: due ◄───────┘ ──kick: fdatasync(2)───┤
+//!  submit ──► inline ───────────────────────────────────────────kick: pwrite(2), fdatasync(2)───────┘
 //! ```
+//!
+//! - `LinkedFdatasync` (the reference): the write, and an fdatasync linked behind it.
+//! - `DsyncWrite`: one write with RWF_DSYNC. A file that refuses it is remembered, and gets the reference method.
+//! - `WriteThenFdatasync`: the write; then a system call of this thread's own ([`inline`]), shared by all flights on
+//!   the file whose completions were collected before it.
+//! - `Syscalls`: nothing of it meets the ring ([`inline`]).
 //!
 //! ## What keeps the memory safe
 //!
@@ -23,6 +31,7 @@
 //!   so as long as the ring says that there is work.
 //! - A request refused for lack of memory, a full completion queue or a signal is not lost: it stays queued.
 
+mod inline;
 mod key;
 mod offer;
 mod setup;
@@ -49,13 +58,15 @@ use self::setup::Setup;
 use self::tables::{BufferTable, FileTable};
 use super::flight::{Flight, Step};
 use super::probe::RingRefused;
-use super::syscall::carry_out;
 use super::{Buffer, BufferPool, Completion, Disk, FileSlot, Method, Notify, SegmentFile, Write};
 use crate::error::{IoFailure, Op};
 
 /// How long to leave the kernel alone when it is short of memory, and how often before the ring counts as broken.
 const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 const REFUSED_MAX: u32 = 10_000;
+
+/// What stands in for a method that cannot be had.
+const REFERENCE: Method = Method::LinkedFdatasync;
 
 /// How often `collect` goes round for completions that come while it collects.
 const ROUNDS_MAX: u32 = 4;
@@ -73,7 +84,11 @@ pub(crate) struct RingDisk {
     /// What is in the submission queue and not yet taken by the kernel, oldest first.
     offered: VecDeque<Key>,
     /// What `kick` carries out itself, without the ring.
-    inline: Option<Write>,
+    inline: VecDeque<Write>,
+    /// The flights whose writes are complete and whose files `kick` is to sync itself.
+    due: Vec<usize>,
+    /// Those that the sync at hand serves; empty between calls.
+    served: Vec<usize>,
     done: Vec<Completion>,
     /// Whether the poll of the eventfd is armed.
     armed: bool,
@@ -119,7 +134,9 @@ impl RingDisk {
             generation: 0,
             queue: VecDeque::with_capacity(16),
             offered: VecDeque::with_capacity(32),
-            inline: None,
+            inline: VecDeque::new(),
+            due: Vec::with_capacity(16),
+            served: Vec::with_capacity(16),
             done: Vec::with_capacity(16),
             armed: false,
             refused: 0,
@@ -203,18 +220,29 @@ impl RingDisk {
         if key.kind == Kind::Wake && !cqueue::more(cqe.flags()) {
             self.armed = false;
         }
+        self.on_result(key, cqe.result());
+    }
+
+    /// Takes the result of a request of a flight, unless that flight is over.
+    fn on_result(&mut self, key: Key, res: i32) {
         let index = key.index as usize;
         let in_flight = self.flights.get_mut(index).filter(|in_flight| in_flight.generation == key.generation);
         let Some(in_flight) = in_flight else { return };
         let step = match key.kind {
-            Kind::Write => in_flight.flight.on_write(cqe.result()),
-            Kind::Sync => in_flight.flight.on_sync(cqe.result()),
+            Kind::Write => in_flight.flight.on_write(res),
+            Kind::Sync => in_flight.flight.on_sync(res),
             Kind::Wake | Kind::Trial => return,
         };
         in_flight.out -= 1;
+        self.follow(index, step);
+    }
+
+    /// Does what a flight says.
+    fn follow(&mut self, index: usize, step: Step) {
         match step {
             Step::Wait => {}
             Step::WriteRest { offset, len } => self.queue.push_back(Todo::Write { index, offset, len }),
+            Step::Sync if self.flights[index].write.method == Method::WriteThenFdatasync => self.due.push(index),
             Step::Sync => self.queue.push_back(Todo::Sync { index }),
             Step::Done(result) => self.finish(index, result),
         }
@@ -222,9 +250,17 @@ impl RingDisk {
 
     /// The flight is over: its buffer is free again.
     fn finish(&mut self, index: usize, result: Result<(), (Op, i32)>) {
-        let Write { token, file, offset, buffer, .. } = self.flights.remove(index).write;
+        let InFlight { write, flight, .. } = self.flights.remove(index);
+        let Write { token, file, offset, buffer, mut method, .. } = write;
+        if flight.dsync_refused() {
+            method = REFERENCE;
+            // It went through without the flag, so it was the flag.
+            if result.is_ok() {
+                self.files.remember_dsync_refused(file);
+            }
+        }
         let result = result.map_err(|(op, errno)| IoFailure::from_errno(op, self.files.path(file), offset, errno));
-        self.done.push(Completion { token, buffer, result });
+        self.done.push(Completion { token, buffer, method, result });
     }
 
     /// The ring can no longer be trusted (a completion was lost, or it does not answer): every flight fails. The kernel
@@ -232,12 +268,37 @@ impl RingDisk {
     fn give_up(&mut self, errno: i32) {
         self.broken = Some(errno);
         self.queue.clear();
+        self.due.clear();
         for mut in_flight in self.flights.drain() {
-            let Write { token, file, offset, ref mut buffer, .. } = in_flight.write;
+            let Write { token, file, offset, method, ref mut buffer, .. } = in_flight.write;
             let stand_in = Buffer::new(buffer.len());
             mem::forget(mem::replace(buffer, stand_in));
             let failure = IoFailure::from_errno(Op::Ring, self.files.path(file), offset, errno);
-            self.done.push(Completion { token, buffer: in_flight.write.buffer, result: Err(failure) });
+            self.done.push(Completion { token, buffer: in_flight.write.buffer, method, result: Err(failure) });
+        }
+    }
+
+    /// How a write is carried out that asks for `asked`.
+    fn effective(&self, asked: Method, file: FileSlot) -> Method {
+        match asked {
+            Method::DsyncWrite if self.files.dsync_refused(file) => REFERENCE,
+            known if Method::ALL.contains(&known) => known,
+            _ => REFERENCE,
+        }
+    }
+
+    /// Hands everything that is queued to the kernel.
+    fn enter_all(&mut self) {
+        loop {
+            self.fill();
+            if self.ring.submission().is_empty() {
+                return;
+            }
+            let before = (self.queue.len(), self.offered.len());
+            self.enter(0, None);
+            if self.queue.is_empty() || before == (self.queue.len(), self.offered.len()) {
+                return;
+            }
         }
     }
 
@@ -263,18 +324,19 @@ impl Disk for RingDisk {
         self.files.detach(&self.ring, slot);
     }
 
-    fn submit(&mut self, write: Write) {
+    fn submit(&mut self, mut write: Write) {
+        write.method = self.effective(write.method, write.file);
         if let Some(errno) = self.broken {
             let failure = IoFailure::from_errno(Op::Ring, self.files.path(write.file), write.offset, errno);
-            return self.done.push(Completion { token: write.token, buffer: write.buffer, result: Err(failure) });
+            let Write { token, buffer, method, .. } = write;
+            return self.done.push(Completion { token, buffer, method, result: Err(failure) });
         }
-        if write.inline && self.flights.is_empty() && self.inline.is_none() {
-            self.inline = Some(write);
-            return;
+        if write.method == Method::Syscalls {
+            return self.inline.push_back(write);
         }
         self.generation = self.generation.wrapping_add(1);
         let len = write.len;
-        let flight = Flight::new(len);
+        let flight = if write.method == Method::DsyncWrite { Flight::dsync(len) } else { Flight::new(len) };
         let index = self.flights.insert(InFlight { write, flight, generation: self.generation, out: 0 });
         debug_assert!(index < INDEX_END as usize);
         self.queue.push_back(Todo::Write { index, offset: 0, len });
@@ -285,25 +347,14 @@ impl Disk for RingDisk {
     }
 
     fn blocks(&self) -> bool {
-        self.inline.is_some()
+        !self.inline.is_empty() || !self.due.is_empty()
     }
 
     fn kick(&mut self) {
-        if let Some(write) = self.inline.take() {
-            let result = carry_out(self.files.file(write.file), &write);
-            self.done.push(Completion { token: write.token, buffer: write.buffer, result });
-        }
-        loop {
-            self.fill();
-            if self.ring.submission().is_empty() {
-                return;
-            }
-            let before = (self.queue.len(), self.offered.len());
-            self.enter(0, None);
-            if self.queue.is_empty() || before == (self.queue.len(), self.offered.len()) {
-                return;
-            }
-        }
+        // What the ring can do goes on beside what this thread does.
+        self.enter_all();
+        self.carry_out_inline();
+        self.sync_due();
     }
 
     fn reap(&mut self, out: &mut Vec<Completion>) {
@@ -315,12 +366,12 @@ impl Disk for RingDisk {
         if !self.done.is_empty() {
             return;
         }
-        if self.flights.is_empty() {
-            return notify.park(timeout);
-        }
         self.fill();
-        if !self.queue.is_empty() {
+        if !self.queue.is_empty() || self.blocks() {
             self.kick();
+        }
+        if self.done.is_empty() && self.flights.is_empty() {
+            return notify.park(timeout);
         }
         if !self.done.is_empty() {
             return;
@@ -337,11 +388,11 @@ impl Disk for RingDisk {
     }
 
     fn in_flight(&self) -> usize {
-        self.flights.len() + self.done.len() + usize::from(self.inline.is_some())
+        self.flights.len() + self.done.len() + self.inline.len()
     }
 
-    fn method(&self) -> Method {
-        Method::LinkedFdatasync
+    fn methods(&self) -> &'static [Method] {
+        Method::ALL
     }
 
     fn pool(&mut self, buffer_bytes: usize, bytes_max: usize) -> io::Result<BufferPool> {

@@ -5,12 +5,12 @@ use std::os::fd::AsRawFd;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, opcode, squeue};
 use nix::errno::Errno;
-use nix::libc::POLLIN;
+use nix::libc::{POLLIN, RWF_DSYNC};
 
 use super::key::{INDEX_END, Key, Kind};
 use super::tables::Target;
-use super::{RingDisk, Todo};
-use crate::disk::Notify;
+use super::{InFlight, RingDisk, Todo};
+use crate::disk::{Method, Notify};
 use crate::error::Op;
 
 /// The kernel writes at most this much at once (MAX_RW_COUNT); the rest follows as after any short write.
@@ -46,18 +46,24 @@ impl RingDisk {
         }
     }
 
-    /// Offers a write, with a sync linked behind it.
+    /// Offers a write; where its method says so, with a sync linked behind it.
     fn offer_write(&mut self, index: usize, offset: usize, len: usize) {
         let Some(target) = self.files.target(self.flights[index].write.file) else {
             return self.finish(index, Err((Op::Write, Errno::EBADF as i32)));
         };
         let entry = self.write_entry(target, index, offset, len);
-        if self.flights[index].flight.link() {
+        if self.links(index) {
             self.offer(&entry.flags(target.flags | squeue::Flags::IO_LINK), self.key(Kind::Write, index));
             self.offer_sync(index);
         } else {
             self.offer(&entry.flags(target.flags), self.key(Kind::Write, index));
         }
+    }
+
+    /// Notes whether a sync is linked behind the write that is about to be offered.
+    fn links(&mut self, index: usize) -> bool {
+        let InFlight { write, flight, .. } = &mut self.flights[index];
+        write.method != Method::WriteThenFdatasync && flight.link()
     }
 
     fn offer_sync(&mut self, index: usize) {
@@ -70,13 +76,17 @@ impl RingDisk {
 
     /// The entry that writes a part of a flight's buffer.
     fn write_entry(&self, target: Target, index: usize, offset: usize, len: usize) -> squeue::Entry {
-        let write = &self.flights[index].write;
+        let InFlight { write, flight, .. } = &self.flights[index];
+        let flags = if flight.carries_dsync() { RWF_DSYNC } else { 0 };
         let bytes = &write.buffer[offset..offset + len.min(WRITE_BYTES_MAX)];
         let count = u32::try_from(bytes.len()).unwrap_or(0);
         let at = write.offset.saturating_add(offset as u64);
         match self.buffers.place_of(&write.buffer).filter(|_| !target.plain_writes) {
-            Some(place) => opcode::WriteFixed::new(target.fd, bytes.as_ptr(), count, place).offset(at).build(),
-            None => opcode::Write::new(target.fd, bytes.as_ptr(), count).offset(at).build(),
+            Some(place) => {
+                let entry = opcode::WriteFixed::new(target.fd, bytes.as_ptr(), count, place);
+                entry.offset(at).rw_flags(flags).build()
+            }
+            None => opcode::Write::new(target.fd, bytes.as_ptr(), count).offset(at).rw_flags(flags).build(),
         }
     }
 

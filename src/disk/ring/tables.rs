@@ -35,11 +35,11 @@ enum Attached {
         file: Arc<dyn SegmentFile>,
         fixed: bool,
         plain_writes: bool,
+        /// Whether it takes no RWF_DSYNC, as far as is known.
+        dsync_refused: bool,
     },
     /// The descriptor only where the ring's table did not take it.
-    Lock {
-        fd: Option<OwnedFd>,
-    },
+    Lock { fd: Option<OwnedFd> },
 }
 
 /// How a request names its file.
@@ -68,7 +68,8 @@ impl FileTable {
         let fd = file.fd()?;
         let fixed = self.register(ring, fd);
         let plain_writes = probe::hangs_on_fixed_buffers(fd);
-        Some(slot(self.attached.insert(Attached::File { file: Arc::clone(file), fixed, plain_writes })))
+        let attached = Attached::File { file: Arc::clone(file), fixed, plain_writes, dsync_refused: false };
+        Some(slot(self.attached.insert(attached)))
     }
 
     pub(super) fn hold(&mut self, ring: &IoUring, lock: BorrowedFd<'_>) -> io::Result<FileSlot> {
@@ -94,7 +95,7 @@ impl FileTable {
 
     /// How to name the file at `slot`; `None` if there is none.
     pub(super) fn target(&self, slot: FileSlot) -> Option<Target> {
-        let Attached::File { file, fixed, plain_writes } = self.attached.get(usize::try_from(slot.0).ok()?)? else {
+        let Attached::File { file, fixed, plain_writes, .. } = self.attached.get(usize::try_from(slot.0).ok()?)? else {
             return None;
         };
         let plain_writes = *plain_writes;
@@ -110,6 +111,20 @@ impl FileTable {
         match self.attached.get(usize::try_from(slot.0).ok()?)? {
             Attached::File { file, .. } => Some(file),
             Attached::Lock { .. } => None,
+        }
+    }
+
+    /// Whether the file at `slot` is known to refuse RWF_DSYNC.
+    pub(super) fn dsync_refused(&self, slot: FileSlot) -> bool {
+        let attached = usize::try_from(slot.0).ok().and_then(|slot| self.attached.get(slot));
+        matches!(attached, Some(Attached::File { dsync_refused: true, .. }))
+    }
+
+    /// The file at `slot` refused RWF_DSYNC.
+    pub(super) fn remember_dsync_refused(&mut self, slot: FileSlot) {
+        let attached = usize::try_from(slot.0).ok().and_then(|slot| self.attached.get_mut(slot));
+        if let Some(Attached::File { dsync_refused, .. }) = attached {
+            *dsync_refused = true;
         }
     }
 

@@ -282,19 +282,41 @@ impl Inode {
                 at += 1;
                 continue;
             }
-            let write = self.pending.remove(at);
-            write.copy_to(&mut self.durable);
-            // Whatever is older under these sectors (cursed, or still in flight) can no longer come to light.
-            let mut older = 0;
-            while older < at {
-                self.pending[older].bury_range(write.offset, write.end());
-                if self.pending[older].is_all_dead() {
-                    self.pending.remove(older);
-                    at -= 1;
-                } else {
-                    older += 1;
-                }
+            at = self.harden_at(at);
+        }
+    }
+
+    /// One write reached the medium by itself, with what of the file's length it needs.
+    pub(super) fn harden_one(&mut self, id: u64) {
+        if let Some(at) = self.position(id) {
+            let end = self.pending[at].end();
+            self.harden_at(at);
+            self.synced_len = self.synced_len.max(end);
+        }
+    }
+
+    /// Makes the pending write at `at` durable. Returns where the one behind it is now.
+    fn harden_at(&mut self, mut at: usize) -> usize {
+        let write = self.pending.remove(at);
+        write.copy_to(&mut self.durable);
+        // Whatever is older under these sectors (cursed, or still in flight) can no longer come to light.
+        let mut older = 0;
+        while older < at {
+            self.pending[older].bury_range(write.offset, write.end());
+            if self.pending[older].is_all_dead() {
+                self.pending.remove(older);
+                at -= 1;
+            } else {
+                older += 1;
             }
+        }
+        at
+    }
+
+    /// One write failed to reach the medium by itself: no flush makes it durable.
+    pub(super) fn curse_one(&mut self, id: u64) {
+        if let Some(at) = self.position(id) {
+            self.pending[at].cursed = true;
         }
     }
 

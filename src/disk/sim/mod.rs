@@ -9,6 +9,10 @@
 //! - **Flush**: makes durable exactly the writes that had completed before it was *issued*: never one that was still in
 //!   flight then, even if it completes while the flush runs. [`FlushScope`] says whether it reaches other files'
 //!   bytes; a file's length is carried by its own sync only.
+//! - **Methods**, each with its own meaning (`plane`). Linked: the flush is issued some time after the write completed.
+//!   RWF_DSYNC: one result for both; [`Dsync`] says whether the write makes its own
+//!   bytes durable and nobody else's, or a flush is issued as soon as it completed. Write, then fdatasync: the flush is issued at `kick`, for those
+//!   writes whose completion `reap` had seen. System calls: both at `kick`. What is in flight goes on beside a `kick`.
 //! - **A failed flush** fails once; later ones succeed, but what it covered is *cursed*: visible until the power is
 //!   cut, and made durable by no later flush.
 //! - **Names** (`names`): visible at once, durable with the directory's sync.
@@ -22,7 +26,9 @@
 //!
 //! Recording the log id is atomic and durable. Locks, threads and time are not modelled; a flush never lies.
 
+mod disk;
 mod files;
+mod kick;
 mod media;
 mod names;
 mod plane;
@@ -35,7 +41,7 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) use plane::SimDisk;
+pub(crate) use disk::SimDisk;
 
 use super::Directory;
 use files::SimDirectory;
@@ -53,15 +59,15 @@ pub enum FlushScope {
     File,
 }
 
-/// When the data plane submits a write's sync. When it *runs* is drawn in either case.
+/// What a write with RWF_DSYNC comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Linking {
-    /// With the write, linked behind it.
-    Linked,
-    /// When the write's completion is seen.
-    AfterCompletion,
-    /// Drawn for each write.
-    Drawn,
+pub enum Dsync {
+    /// The device writes its bytes through (FUA): durable by themselves, and nothing else is.
+    Through,
+    /// A flush behind it, which covers what had completed when it was issued.
+    Flushed,
+    /// It is refused with EOPNOTSUPP.
+    Refused,
 }
 
 /// What a simulation is like.
@@ -71,8 +77,8 @@ pub struct SimOptions {
     pub block_bytes: u32,
     /// Which writes a sync makes durable.
     pub flush: FlushScope,
-    /// When the data plane submits syncs.
-    pub linking: Linking,
+    /// What a write with RWF_DSYNC comes to.
+    pub dsync: Dsync,
     /// Whether a killed process's writes may land after the next opening: what a lock that outlives them prevents.
     pub late: bool,
     /// The directory's path, for messages.
@@ -84,7 +90,7 @@ impl Default for SimOptions {
         Self {
             block_bytes: 512,
             flush: FlushScope::Device,
-            linking: Linking::Drawn,
+            dsync: Dsync::Through,
             late: false,
             path: PathBuf::from("/sim"),
         }
@@ -100,7 +106,7 @@ pub struct Faults {
     pub write_short: u32,
     /// A write of the data plane ends with EINTR, EAGAIN or ECANCELED, having written nothing.
     pub write_interrupted: u32,
-    /// A sync fails with EIO, once; what it covered is cursed.
+    /// A sync fails with EIO, once; what it covered is cursed. So does the flush in a write with RWF_DSYNC.
     pub sync_error: u32,
     /// A sync of the data plane is cancelled before it runs.
     pub sync_canceled: u32,

@@ -1,19 +1,20 @@
 //! Each rule of the model, pinned from outside by a test that fails without it.
 
 mod faults;
+mod methods;
 
 use std::collections::BTreeSet;
 
 use nix::libc::EIO;
 
 use super::*;
-use crate::disk::{Access, Buffer, Completion, Disk, FileSlot, SegmentFile, Write};
+use crate::disk::{Access, Buffer, Completion, Disk, FileSlot, Method, SegmentFile, Write};
 use crate::lsn::LogId;
 
 const BLOCK: usize = 512;
 
-fn options(flush: FlushScope, linking: Linking) -> SimOptions {
-    SimOptions { flush, linking, ..SimOptions::default() }
+fn options(flush: FlushScope) -> SimOptions {
+    SimOptions { flush, ..SimOptions::default() }
 }
 
 fn sim(seed: u64) -> Sim {
@@ -31,15 +32,25 @@ fn file(sim: &Sim, name: &str, blocks: usize) -> Arc<dyn SegmentFile> {
 }
 
 fn write(slot: FileSlot, token: u64, block: u64, blocks: usize, byte: u8) -> Write {
+    // Each of them, by and by.
+    let method = Method::ALL[(token % 4) as usize];
+    write_by(method, slot, token, block, blocks, byte)
+}
+
+fn write_by(method: Method, slot: FileSlot, token: u64, block: u64, blocks: usize, byte: u8) -> Write {
     let mut buffer = Buffer::new(blocks * BLOCK);
     buffer[..blocks * BLOCK].fill(byte);
-    Write { token, file: slot, offset: block * BLOCK as u64, len: blocks * BLOCK, buffer, inline: false }
+    Write { token, file: slot, offset: block * BLOCK as u64, len: blocks * BLOCK, buffer, method }
 }
 
 /// Lets everything finish.
 fn drain(sim: &Sim, disk: &mut SimDisk) -> Vec<Completion> {
     let mut done = Vec::new();
-    sim.tick_all();
+    while disk.in_flight() > 0 && !sim.crashed() {
+        sim.tick_all();
+        disk.reap(&mut done);
+        disk.kick();
+    }
     disk.reap(&mut done);
     assert_eq!(disk.in_flight(), 0);
     done
@@ -49,8 +60,12 @@ fn drain(sim: &Sim, disk: &mut SimDisk) -> Vec<Completion> {
 fn first_done(sim: &Sim, disk: &mut SimDisk) -> usize {
     let mut done = Vec::new();
     while done.is_empty() {
-        assert!(sim.tick(), "nothing left to happen, and nothing done");
+        assert!(sim.tick() || disk.blocks() || disk.in_flight() > 0, "nothing left to happen, and nothing done");
         disk.reap(&mut done);
+        if done.is_empty() {
+            disk.kick();
+            disk.reap(&mut done);
+        }
     }
     done[0].result.clone().unwrap();
     usize::try_from(done[0].token).unwrap()
@@ -64,8 +79,8 @@ fn blocks(sim: &Sim, name: &str) -> Vec<u8> {
 #[test]
 fn a_completion_means_durable_whatever_else_is_in_flight() {
     for seed in 0..300 {
-        for (flush, linking) in [(FlushScope::Device, Linking::Linked), (FlushScope::File, Linking::AfterCompletion)] {
-            let sim = Sim::new(seed, options(flush, linking));
+        for (flush, dsync) in [(FlushScope::Device, Dsync::Through), (FlushScope::File, Dsync::Flushed)] {
+            let sim = Sim::new(seed, SimOptions { dsync, ..options(flush) });
             let file = file(&sim, "a", 8);
             let mut disk = sim.disk();
             let slot = disk.attach(&file).unwrap();
@@ -136,7 +151,7 @@ fn a_flush_of_one_file_covers_others_only_if_the_device_is_flushed() {
     for (flush, expect) in [(FlushScope::Device, vec![7]), (FlushScope::File, vec![0, 7])] {
         let mut seen = BTreeSet::new();
         for seed in 0..100 {
-            let sim = Sim::new(seed, options(flush, Linking::Linked));
+            let sim = Sim::new(seed, options(flush));
             let (a, b) = (file(&sim, "a", 1), file(&sim, "b", 1));
             a.write_at(&[7; BLOCK], 0).unwrap();
             b.sync().unwrap();
@@ -253,7 +268,7 @@ fn a_kill_keeps_everything_submitted_but_flushes_nothing() {
         let file = file(&sim, "a", 4);
         let mut disk = sim.disk();
         let slot = disk.attach(&file).unwrap();
-        (0..4).for_each(|at| disk.submit(write(slot, at, at, 1, 7)));
+        (0..4).for_each(|at| disk.submit(write_by(Method::ALL[(at % 3) as usize], slot, at, at, 1, 7)));
         for _ in 0..seed % 4 {
             sim.tick();
         }
