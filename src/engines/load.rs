@@ -32,7 +32,7 @@ pub enum Limit {
 /// What `Auto` would choose, chosen by hand. Only ringwal's own engines know it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pins {
-    /// How batches are made durable: a word of [`super::own::METHODS`].
+    /// How batches are made durable: a word of [`super::METHODS`].
     pub method: Option<&'static str>,
     /// How many batches may be in flight.
     pub flight_max: Option<usize>,

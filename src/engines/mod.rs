@@ -1,12 +1,12 @@
 //! The engines that `ringwal bench` and criterion compare: ringwal itself, and what people write instead.
 //!
-//! All of them write the same bytes per record ([`frame`]): same header, same checksum. Each baseline exists on two kinds
+//! All of them write the same bytes per record (`frame`): same header, same checksum. Each baseline exists on two kinds
 //! of file: `grow`, a growing buffered file as people write it, and `direct`, a file prepared exactly like ringwal's
 //! (zero-filled, O_DIRECT), so that a ratio to the faster of the two says what group commit and the ring are worth, not
 //! what preparing files is worth.
 //!
 //! Closed loop: each caller appends one record, waits until it is durable, and repeats. Open loop: appends arrive at a
-//! fixed rate ([`pace`]).
+//! fixed rate (`pace`).
 //!
 //! The same load, comparison and table serve other programs' engines, too: implement [`Engine`] with [`with_threads`].
 
