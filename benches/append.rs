@@ -2,8 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -27,12 +26,8 @@ fn scratch() -> Result<PathBuf, Failure> {
 fn time(engine: &dyn Engine, callers: usize, asked: u64) -> Result<Duration, Failure> {
     let dir = scratch()?;
     let count = asked.max(APPENDS_MIN + 8 * callers as u64);
-    let load = Load {
-        callers,
-        payloads: vec![vec![b'r'; PAYLOAD_BYTES].into_boxed_slice()].into(),
-        limit: Limit::Count(count),
-        stop: Arc::new(AtomicBool::new(false)),
-    };
+    let payloads = vec![vec![b'r'; PAYLOAD_BYTES].into_boxed_slice()].into();
+    let load = Load::new(callers, payloads, Limit::Count(count));
     let sample = engine.run(&dir, &load);
     fs::remove_dir_all(&dir)?;
     Ok(sample?.elapsed.mul_f64(asked as f64 / count as f64))

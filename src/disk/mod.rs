@@ -32,6 +32,8 @@ pub(crate) mod flight;
 pub(crate) mod lock;
 pub(crate) mod notify;
 pub(crate) mod null;
+#[cfg(feature = "cli")]
+pub(crate) mod overwrite;
 pub(crate) mod probe;
 pub(crate) mod ring;
 pub(crate) mod shared;

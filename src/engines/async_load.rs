@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
 
 use super::Failure;
-use super::load::{Caller, Load, Meter, Sample};
+use super::load::{Counts, Load, Sample};
+use super::meter::{Caller, Meter};
 
 /// Appends from a task.
 pub(super) trait Appender: Send + Sync + 'static {
@@ -18,21 +19,22 @@ pub(super) fn runtime() -> Result<Runtime, Failure> {
     Ok(Builder::new_multi_thread().build()?)
 }
 
-/// Runs a load of tasks on `runtime`, one for each caller.
+/// Runs a load of tasks on `runtime`, one for each caller, spread over `appenders` (one for each log).
 pub(super) fn with_tasks<A: Appender>(
     load: &Load,
     runtime: &Runtime,
-    flushes: &dyn Fn() -> u64,
-    method: &'static str,
-    appender: A,
+    counts: &dyn Fn() -> Counts,
+    appenders: Vec<A>,
 ) -> Result<Sample, Failure> {
-    let (meter, appender) = (Meter::new(load), Arc::new(appender));
+    let meter = Meter::new(load);
+    let appenders: Vec<Arc<A>> = appenders.into_iter().map(Arc::new).collect();
     let tasks: Vec<_> = (0..load.callers)
         .map(|index| {
-            let (meter, appender) = (Arc::clone(&meter), Arc::clone(&appender));
+            let (meter, appender) = (Arc::clone(&meter), Arc::clone(&appenders[index % appenders.len()]));
             runtime.spawn(async move {
                 let mut caller = Caller::new(&meter, index);
                 while let Some(at) = caller.next() {
+                    caller.due().await;
                     if let Err(failure) = appender.append(&meter.payloads, at).await {
                         meter.give_up();
                         return Err(failure);
@@ -43,7 +45,8 @@ pub(super) fn with_tasks<A: Appender>(
             })
         })
         .collect();
-    meter.watch(flushes, method, || {
+    drop(appenders);
+    meter.watch(counts, || {
         runtime.block_on(async {
             let mut result = Ok(());
             // All of them, also behind a failure: none may outlive the run.

@@ -1,12 +1,12 @@
 //! The two kinds of file that baselines write to.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Failure;
+use super::{Failure, Load};
 use crate::disk::file::RealDirectory;
 use crate::disk::{Buffer, Directory, SegmentFile};
 use crate::format::SegmentHeader;
@@ -23,6 +23,23 @@ pub(super) enum Kind {
     Grow,
     /// Prepared as ringwal prepares segments: zero-filled, O_DIRECT; written in blocks, round and round.
     Direct,
+}
+
+/// Makes what one log needs, once for each log of the load: in `dir` itself, or in sub-directories if there are several.
+pub(super) fn each_log<T>(
+    dir: &Path,
+    load: &Load,
+    make: impl Fn(&Path) -> Result<T, Failure>,
+) -> Result<Vec<T>, Failure> {
+    if load.logs <= 1 {
+        return Ok(vec![make(dir)?]);
+    }
+    let each = (0..load.logs).map(|index| {
+        let dir = dir.join(format!("log-{index}"));
+        fs::create_dir(&dir)?;
+        make(&dir)
+    });
+    each.collect()
 }
 
 /// A baseline's file.

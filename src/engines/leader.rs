@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use super::file::{Kind, LogFile};
+use super::file::{Kind, LogFile, each_log};
 use super::frame::{Frame, framed_bytes};
 use super::load::with_threads;
-use super::{Engine, Failure, Load, Sample};
+use super::{Counts, Engine, Failure, Load, Sample};
 use crate::disk::Buffer;
 
 /// As much as ringwal puts in a batch.
@@ -27,19 +27,10 @@ impl Engine for Leader {
     }
 
     fn run(&self, dir: &Path, load: &Load) -> Result<Sample, Failure> {
-        let file = LogFile::create(dir, self.kind)?;
-        let buffer_bytes = file.padded(framed_bytes(load.payload_max()).max(BATCH_BYTES));
-        let state = State {
-            staging: Buffer::new(buffer_bytes),
-            spare: Some(Buffer::new(buffer_bytes)),
-            staged: 0,
-            last: 0,
-            durable: 0,
-            failed: None,
-        };
-        let commit = Commit { file, state: Mutex::new(state), changed: Condvar::new(), flushes: AtomicU64::new(0) };
-        with_threads(load, &|| commit.flushes.load(Ordering::Relaxed), "write+fdatasync", |payload| {
-            commit.append(payload)
+        let commits = each_log(dir, load, |dir| Commit::create(dir, self.kind, load))?;
+        let flushes = || commits.iter().map(|commit| commit.flushes.load(Ordering::Relaxed)).sum();
+        with_threads(load, &|| Counts::new(flushes(), "write+fdatasync"), |caller, payload| {
+            commits[caller % commits.len()].append(payload)
         })
     }
 }
@@ -67,6 +58,20 @@ struct State {
 }
 
 impl Commit {
+    fn create(dir: &Path, kind: Kind, load: &Load) -> Result<Self, Failure> {
+        let file = LogFile::create(dir, kind)?;
+        let buffer_bytes = file.padded(framed_bytes(load.payload_max()).max(BATCH_BYTES));
+        let state = State {
+            staging: Buffer::new(buffer_bytes),
+            spare: Some(Buffer::new(buffer_bytes)),
+            staged: 0,
+            last: 0,
+            durable: 0,
+            failed: None,
+        };
+        Ok(Self { file, state: Mutex::new(state), changed: Condvar::new(), flushes: AtomicU64::new(0) })
+    }
+
     fn append(&self, payload: &[u8]) -> Result<(), Failure> {
         let frame = Frame::new(payload);
         let len = frame.len();

@@ -8,7 +8,8 @@ use std::thread;
 use tokio::runtime::Builder;
 use tokio::task::{LocalSet, spawn_local};
 
-use super::load::{Caller, Meter};
+use super::meter::{Caller, Meter};
+use super::own::{counts, pinned};
 use super::{Engine, Failure, Load, Sample};
 use crate::log::{LocalLog, Log};
 use crate::options::{self, Options};
@@ -30,8 +31,16 @@ impl Engine for Local {
         self.name
     }
 
+    fn takes_pins(&self) -> bool {
+        self.engine == options::Engine::Auto
+    }
+
     fn run(&self, dir: &Path, load: &Load) -> Result<Sample, Failure> {
-        let options = Options::default().engine(self.engine).allow_volatile(self.engine == options::Engine::Null);
+        if load.logs > 1 {
+            return Err("one thread drives one log here: leave --logs at 1".into());
+        }
+        let volatile = self.engine == options::Engine::Null;
+        let options = pinned(Options::default().engine(self.engine).allow_volatile(volatile), load);
         let (opened, open) = channel();
         let (started, start) = channel();
         thread::scope(|scope| {
@@ -40,7 +49,8 @@ impl Engine for Local {
             let Ok(log) = open.recv() else { return Err(join().err().unwrap_or_else(|| "no log".into())) };
             let meter = Meter::new(load);
             started.send(Arc::clone(&meter))?;
-            meter.watch(&|| log.stats().flushes, log.stats().method, join)
+            let logs = [log];
+            meter.watch(&|| counts(&logs), join)
         })
     }
 }
@@ -65,6 +75,7 @@ fn drive(
                 spawn_local(async move {
                     let mut caller = Caller::new(&meter, index);
                     while let Some(at) = caller.next() {
+                        caller.due().await;
                         if let Err(failure) = log.append(&meter.payloads[at]).await {
                             meter.give_up();
                             return Err(Failure::from(failure));

@@ -1,27 +1,37 @@
 //! The engines that `ringwal bench` and criterion compare: ringwal itself, and what people write instead.
 //!
-//! All of them write the same bytes per record ([`frame`]): same header, same checksum. Each baseline exists on two kinds
+//! All of them write the same bytes per record (`frame`): same header, same checksum. Each baseline exists on two kinds
 //! of file: `grow`, a growing buffered file as people write it, and `direct`, a file prepared exactly like ringwal's
 //! (zero-filled, O_DIRECT), so that a ratio to the faster of the two says what group commit and the ring are worth, not
 //! what preparing files is worth.
 //!
-//! Closed loop: each caller appends one record, waits until it is durable, and repeats.
+//! Closed loop: each caller appends one record, waits until it is durable, and repeats. Open loop: appends arrive at a
+//! fixed rate (`pace`).
+//!
+//! The same load, comparison and table serve other programs' engines, too: implement [`Engine`] with [`with_threads`].
 
 mod async_load;
+mod channel;
+pub mod compare;
+pub mod facts;
 mod file;
 mod floor;
 mod frame;
 mod leader;
 mod load;
 mod local;
+mod meter;
 mod naive;
 mod own;
+mod pace;
+pub mod report;
 mod threadpool;
 mod tokio_uring;
 
 use std::path::Path;
 
-pub use load::{Limit, Load, Sample};
+pub use load::{Counts, Limit, Load, Pins, Sample, THREADS_MAX, with_threads};
+pub use own::METHODS;
 
 use file::Kind;
 
@@ -29,12 +39,17 @@ use file::Kind;
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// One way to make records durable.
-pub trait Engine: Sync {
+pub trait Engine: Send + Sync {
     /// Its name; for a baseline, with the kind of file behind a slash.
     fn name(&self) -> &'static str;
 
     /// Whether the number of callers means nothing to it.
     fn ignores_callers(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Pins`] mean anything to it.
+    fn takes_pins(&self) -> bool {
         false
     }
 
@@ -46,7 +61,7 @@ pub trait Engine: Sync {
 }
 
 /// All engines, each kind of file for itself.
-pub static ENGINES: [&dyn Engine; 14] = [
+pub static ENGINES: [&dyn Engine; 16] = [
     &own::RINGWAL,
     &local::RINGWAL,
     &own::SYSCALLS,
@@ -54,6 +69,8 @@ pub static ENGINES: [&dyn Engine; 14] = [
     &local::NULL,
     &leader::Leader { name: "leader/grow", kind: Kind::Grow },
     &leader::Leader { name: "leader/direct", kind: Kind::Direct },
+    &channel::Channel { name: "channel/grow", kind: Kind::Grow },
+    &channel::Channel { name: "channel/direct", kind: Kind::Direct },
     &threadpool::ThreadPool { name: "threadpool/grow", kind: Kind::Grow },
     &threadpool::ThreadPool { name: "threadpool/direct", kind: Kind::Direct },
     &tokio_uring::TokioUring { name: "tokio-uring/grow", kind: Kind::Grow },
@@ -81,10 +98,4 @@ pub fn family(name: &str) -> &str {
 #[must_use]
 pub fn find(name: &str) -> Vec<&'static dyn Engine> {
     ENGINES.iter().copied().filter(|engine| engine.name() == name || family(engine.name()) == name).collect()
-}
-
-/// File system and device under `path` in a few words, if they can be found out.
-#[must_use]
-pub fn device_facts(path: &Path) -> Option<String> {
-    crate::disk::probe::DeviceFacts::of(path).ok().map(|facts| facts.to_string())
 }

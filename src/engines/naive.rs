@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::file::{Kind, LogFile};
+use super::file::{Kind, LogFile, each_log};
 use super::frame::{Frame, framed_bytes};
 use super::load::with_threads;
-use super::{Engine, Failure, Load, Sample};
+use super::{Counts, Engine, Failure, Load, Sample};
 use crate::disk::Buffer;
 
 /// One record, one flush, one at a time.
@@ -23,10 +23,15 @@ impl Engine for Naive {
     }
 
     fn run(&self, dir: &Path, load: &Load) -> Result<Sample, Failure> {
-        let file = LogFile::create(dir, self.kind)?;
-        let buffer = Mutex::new(Buffer::new(file.padded(framed_bytes(load.payload_max()))));
+        let logs = each_log(dir, load, |dir| {
+            let file = LogFile::create(dir, self.kind)?;
+            let buffer = Mutex::new(Buffer::new(file.padded(framed_bytes(load.payload_max()))));
+            Ok((file, buffer))
+        })?;
         let flushes = AtomicU64::new(0);
-        with_threads(load, &|| flushes.load(Ordering::Relaxed), "write+fdatasync", |payload| {
+        let counts = || Counts::new(flushes.load(Ordering::Relaxed), "write+fdatasync");
+        with_threads(load, &counts, |caller, payload| {
+            let (file, buffer) = &logs[caller % logs.len()];
             let frame = Frame::new(payload);
             let mut buffer = buffer.lock().unwrap_or_else(PoisonError::into_inner);
             let len = frame.len();

@@ -2,11 +2,22 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use super::async_load::{Appender, runtime, with_tasks};
-use super::{Engine, Failure, Load, Sample};
-use crate::log::Log;
+use super::file::each_log;
+use super::{Counts, Engine, Failure, Load, Sample};
+use crate::log::{Log, Runtime};
+use crate::method::Method;
 use crate::options::{self, Options};
+
+/// The methods that can be pinned, by their words.
+pub const METHODS: [&str; 4] = [
+    Method::LinkedFdatasync.word(),
+    Method::DsyncWrite.word(),
+    Method::WriteThenFdatasync.word(),
+    Method::Syscalls.word(),
+];
 
 /// ringwal with one of its disks.
 #[derive(Debug)]
@@ -19,7 +30,7 @@ pub(super) struct Own {
 pub(super) static RINGWAL: Own = Own { name: "ringwal", engine: options::Engine::Auto };
 /// Without io_uring.
 pub(super) static SYSCALLS: Own = Own { name: "ringwal-syscalls", engine: options::Engine::Syscalls };
-/// Without a disk: what our own work costs.
+/// Without a disk: what our own work costs, and the harness's.
 pub(super) static NULL: Own = Own { name: "null", engine: options::Engine::Null };
 
 impl Appender for Log {
@@ -34,17 +45,67 @@ impl Engine for Own {
         self.name
     }
 
+    fn takes_pins(&self) -> bool {
+        self.engine == options::Engine::Auto
+    }
+
     fn run(&self, dir: &Path, load: &Load) -> Result<Sample, Failure> {
-        let runtime = runtime()?;
-        let options = Options::default().engine(self.engine).allow_volatile(self.engine == options::Engine::Null);
-        let log = runtime.block_on(Log::open(dir, options))?;
-        let counted = log.clone();
-        let sample = with_tasks(load, &runtime, &|| counted.stats().flushes, counted.stats().method, log.clone());
-        // What most flushes took is known only now.
-        let method = counted.stats().method;
-        let closed = runtime.block_on(log.close());
+        let (runtime, options) = (runtime()?, self.options(load));
+        // Several logs share ring threads, at most one for each core.
+        let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let rings = match load.logs {
+            0 | 1 => None,
+            logs => Some(Runtime::builder().engine(self.engine).threads(logs.min(cores)).build()?),
+        };
+        let logs = each_log(dir, load, |dir| {
+            let open = match &rings {
+                Some(rings) => Log::open_on(rings, dir, options.clone()),
+                None => Log::open(dir, options.clone()),
+            };
+            Ok(runtime.block_on(open)?)
+        })?;
+        let sample = with_tasks(load, &runtime, &|| counts(&logs), logs.clone());
+        let mut closed = Ok(());
+        for log in logs {
+            closed = closed.and(runtime.block_on(log.close()));
+        }
         let sample = sample?;
         closed?;
-        Ok(Sample { method, ..sample })
+        Ok(sample)
     }
+}
+
+impl Own {
+    fn options(&self, load: &Load) -> Options {
+        let volatile = self.engine == options::Engine::Null;
+        pinned(Options::default().engine(self.engine).allow_volatile(volatile), load)
+    }
+}
+
+/// The options of a load: its segments and its pins.
+pub(super) fn pinned(options: Options, load: &Load) -> Options {
+    let mut options = match load.pins.method.and_then(Method::from_word) {
+        Some(method) => options.method(method),
+        None => options,
+    };
+    if let Some(bytes) = load.segment_bytes {
+        options = options.segment_bytes(bytes);
+    }
+    if let Some(batches) = load.pins.flight_max {
+        options = options.flight_max(batches).depth(batches);
+    }
+    options
+}
+
+/// What all the logs did.
+pub(super) fn counts(logs: &[Log]) -> Counts {
+    let add = |sum: Counts, log: &Log| {
+        let stats = log.stats();
+        Counts {
+            flushes: sum.flushes + stats.flushes,
+            rotations: sum.rotations + stats.rotations,
+            method: stats.method,
+        }
+    };
+    logs.iter().fold(Counts::default(), add)
 }

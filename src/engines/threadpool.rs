@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::async_load::{Appender, runtime, with_tasks};
-use super::file::{Buffers, Kind, LogFile};
+use super::file::{Buffers, Kind, LogFile, each_log};
 use super::frame::{Frame, framed_bytes};
-use super::{Engine, Failure, Load, Sample};
+use super::{Counts, Engine, Failure, Load, Sample};
 
 /// One record, one flush, many at a time.
 #[derive(Debug)]
@@ -55,11 +55,13 @@ impl Engine for ThreadPool {
     }
 
     fn run(&self, dir: &Path, load: &Load) -> Result<Sample, Failure> {
-        let file = LogFile::create(dir, self.kind)?;
-        let buffers = Buffers::new(file.padded(framed_bytes(load.payload_max())));
-        let shared = Arc::new(Shared { file, buffers, next: AtomicU64::new(1), flushes: AtomicU64::new(0) });
-        let counted = Arc::clone(&shared);
-        let flushes = move || counted.flushes.load(Ordering::Relaxed);
-        with_tasks(load, &runtime()?, &flushes, "write+fdatasync", shared)
+        let logs = each_log(dir, load, |dir| {
+            let file = LogFile::create(dir, self.kind)?;
+            let buffers = Buffers::new(file.padded(framed_bytes(load.payload_max())));
+            Ok(Arc::new(Shared { file, buffers, next: AtomicU64::new(1), flushes: AtomicU64::new(0) }))
+        })?;
+        let counted = logs.clone();
+        let flushes = || counted.iter().map(|log| log.flushes.load(Ordering::Relaxed)).sum();
+        with_tasks(load, &runtime()?, &|| Counts::new(flushes(), "write+fdatasync"), logs)
     }
 }

@@ -11,10 +11,10 @@ use std::thread;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::File;
 
-use super::file::{Direct, Kind};
+use super::file::{Direct, Kind, each_log};
 use super::frame::{Frame, framed_bytes};
-use super::load::{Caller, Meter};
-use super::{Engine, Failure, Load, Sample};
+use super::meter::{Caller, Meter};
+use super::{Counts, Engine, Failure, Load, Sample};
 use crate::disk::buffer::BUFFER_ALIGN;
 
 /// One record, one flush, many at a time, no threads.
@@ -30,53 +30,67 @@ impl Engine for TokioUring {
     }
 
     fn run(&self, dir: &Path, load: &Load) -> Result<Sample, Failure> {
-        let (file, direct) = match self.kind {
-            Kind::Grow => (StdFile::options().write(true).create_new(true).open(dir.join("log"))?, None),
-            Kind::Direct => {
-                let direct = Direct::create(dir)?;
-                let fd = direct.file.fd().ok_or("a file without a descriptor")?.try_clone_to_owned()?;
-                (StdFile::from(fd), Some(direct))
-            }
-        };
+        let files = each_log(dir, load, |dir| self.create(dir))?;
         let (meter, flushes) = (Meter::new(load), Arc::new(AtomicU64::new(0)));
         let (callers, record_bytes) = (load.callers, framed_bytes(load.payload_max()));
         let counted = Arc::clone(&flushes);
         thread::scope(|scope| {
-            let run = || start(&meter, callers, record_bytes, file, direct, &counted);
-            let thread = scope.spawn(run);
-            meter.watch(&|| flushes.load(Ordering::Relaxed), "uring write, fdatasync", || {
+            let thread = scope.spawn(|| start(&meter, callers, record_bytes, files, &counted));
+            let counts = || Counts::new(flushes.load(Ordering::Relaxed), "uring write, fdatasync");
+            meter.watch(&counts, || {
                 thread.join().unwrap_or_else(|_| Err("tokio-uring panicked: is io_uring refused?".into()))
             })
         })
     }
 }
 
+impl TokioUring {
+    fn create(&self, dir: &Path) -> Result<LogFile, Failure> {
+        Ok(match self.kind {
+            Kind::Grow => (StdFile::options().write(true).create_new(true).open(dir.join("log"))?, None),
+            Kind::Direct => {
+                let direct = Direct::create(dir)?;
+                let fd = direct.file.fd().ok_or("a file without a descriptor")?.try_clone_to_owned()?;
+                (StdFile::from(fd), Some(direct))
+            }
+        })
+    }
+}
+
+/// A file as tokio-uring takes it; the prepared one knows its places.
+type LogFile = (StdFile, Option<Direct>);
+
 /// Runs the callers on this thread's ring.
 fn start(
     meter: &Arc<Meter>,
     callers: usize,
     record_bytes: usize,
-    file: StdFile,
-    direct: Option<Direct>,
+    files: Vec<LogFile>,
     flushes: &Arc<AtomicU64>,
 ) -> Result<(), Failure> {
     tokio_uring::start(async {
-        let file = File::from_std(file);
-        let shared = Rc::new(Shared {
-            file,
-            direct,
-            record_bytes,
-            end: Cell::new(0),
-            next: Cell::new(1),
-            free: RefCell::new(Vec::new()),
-            flushes: Arc::clone(flushes),
-        });
+        let logs: Vec<_> = files
+            .into_iter()
+            .map(|(file, direct)| {
+                let file = File::from_std(file);
+                Rc::new(Shared {
+                    file,
+                    direct,
+                    record_bytes,
+                    end: Cell::new(0),
+                    next: Cell::new(1),
+                    free: RefCell::new(Vec::new()),
+                    flushes: Arc::clone(flushes),
+                })
+            })
+            .collect();
         let tasks: Vec<_> = (0..callers)
             .map(|index| {
-                let (meter, shared) = (Arc::clone(meter), Rc::clone(&shared));
+                let (meter, shared) = (Arc::clone(meter), Rc::clone(&logs[index % logs.len()]));
                 tokio_uring::spawn(async move {
                     let mut caller = Caller::new(&meter, index);
                     while let Some(at) = caller.next() {
+                        caller.due().await;
                         if let Err(failure) = shared.append(&meter.payloads[at]).await {
                             meter.give_up();
                             return Err(failure);

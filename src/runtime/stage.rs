@@ -731,9 +731,9 @@ mod tests {
             stage.view(wake);
             (1..=appends).filter(|_| (append(&stage, b"record"), woken(&stage)).1).collect::<Vec<_>>()
         };
-        assert_eq!(at(Wake::Never, 3), []);
+        assert_eq!(at(Wake::Never, 3), [0usize; 0]);
         assert_eq!(at(Wake::AtNext, 2), [1]);
-        assert_eq!(at(Wake::AtRecords(8), 2), [], "seven are staged");
+        assert_eq!(at(Wake::AtRecords(8), 2), [0usize; 0], "seven are staged");
         assert_eq!(at(Wake::AtRecords(8), 3), [1]);
         assert_eq!(stage.view(Wake::AtRecords(1)).staged_records, 10);
         assert_eq!(stage.take().map(|(shape, _)| shape.count), Some(10));

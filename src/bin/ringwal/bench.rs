@@ -3,60 +3,90 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
-use ringwal::engines::{self, Engine, Limit, Load, Sample};
+use ringwal::engines::compare::{Candidate, Comparison, Leg, Rate};
+use ringwal::engines::facts::{Facts, load_average};
+use ringwal::engines::{self, Pins, Sample, report};
 
 use crate::failure::{Failure, note};
 use crate::output;
 use crate::progress::Bar;
 use crate::signals::Interrupt;
 
-mod report;
-
-/// The share of each window that does not count.
+/// The share of each window that does not count, unless it is given.
 const WARM_UP: f64 = 0.1;
-/// Synchronous engines have a thread for each caller; more would measure the scheduler.
-const THREADS_MAX: usize = 1024;
 /// What a record may have at most.
 const PAYLOAD_BYTES_MAX: u64 = 16 << 20;
 
 /// Compare ringwal with what people write instead, and with the disk's own floor
 ///
-/// Each caller appends a record, waits until it is durable, and repeats. Every engine writes the same bytes, in a fresh
+/// Each caller appends a record, waits until it is durable, and repeats (closed loop); with --rate, appends arrive at a
+/// fixed rate instead, and latency counts from the arrival (open loop). Every engine writes the same bytes, in a fresh
 /// sub-directory that is removed afterwards; rounds are interleaved and their order rotates. Baselines run on a growing
-/// file and on a prepared one like ringwal's; ratios are to the faster of the two. Without options this takes about two
-/// and a half minutes.
+/// file (/grow) and on one prepared like ringwal's (/direct); ratios are to the faster of the two. `null` is ringwal
+/// without a disk: what the work of ringwal and of this load costs by itself. `floor` is one durable 4 KiB overwrite
+/// after the other by whichever calls are fastest here. Without options the whole comparison takes about four minutes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where to make the sub-directories: on the disk in question
     #[arg(long, default_value = ".")]
     dir: PathBuf,
-    /// Which engines: ringwal, ringwal-local, ringwal-syscalls, null, null-local, leader, threadpool, tokio-uring, naive, floor
+    /// Which engines: ringwal, ringwal-local, ringwal-syscalls, null, null-local, leader, channel, threadpool, tokio-uring,
+    /// naive, floor
     #[arg(long = "engine", value_name = "NAME", value_delimiter = ',', value_parser = engine,
-          default_value = "ringwal,leader,threadpool,naive,floor")]
+          default_value = "ringwal,ringwal-local,null,leader,channel,threadpool,naive,floor")]
     engines: Vec<String>,
-    /// How many append at the same time
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,16,256",
+    /// How many append at the same time (in an open loop: at most)
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,16,256,2048",
           value_parser = clap::value_parser!(u32).range(1..=65536))]
     callers: Vec<u32>,
     /// The size of a record in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u64).range(..=PAYLOAD_BYTES_MAX))]
     payload: u64,
     /// How long each engine runs in each round; the first tenth does not count
-    #[arg(long, default_value_t = 1.2, value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
     seconds: f64,
+    /// Seconds more, at the beginning of each run, that do not count
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    warm_up: Option<f64>,
     /// How many rounds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+    /// Open loop: so many appends arrive per second, all callers together; or, as in 50%, this share of what the engine
+    /// did in a closed loop just before
+    #[arg(long, value_name = "N|P%", value_parser = Rate::parse)]
+    rate: Option<Rate>,
+    /// The size of ringwal's segments in bytes: small ones put rotations inside the window
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    segment_bytes: Option<u64>,
+    /// How ringwal makes batches durable, several for a row each: auto, linked-fdatasync, dsync-write,
+    /// write-fdatasync, syscalls
+    #[arg(long = "method", value_name = "NAME", value_delimiter = ',', value_parser = method)]
+    methods: Vec<Method>,
+    /// How many of ringwal's batches may be in flight, several for a row each (`auto` stays as it is)
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=64))]
+    flight_max: Vec<u32>,
+    /// Several logs on the disk; the callers are spread over them
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    logs: u32,
     /// Append the lines of this file, over and over, instead of records of one size
     #[arg(long, value_name = "FILE", conflicts_with = "payload")]
     input: Option<PathBuf>,
     /// One JSON object per line for each engine, callers and round, instead of the table
     #[arg(long)]
     json: bool,
+}
+
+/// A method by its word; none for what ringwal chooses.
+#[derive(Clone, Copy, Debug)]
+struct Method(Option<&'static str>);
+
+fn method(name: &str) -> Result<Method, String> {
+    if name == "auto" {
+        return Ok(Method(None));
+    }
+    let known = engines::METHODS.iter().find(|known| **known == name);
+    known.map(|known| Method(Some(known))).ok_or_else(|| format!("there are auto, {}", engines::METHODS.join(", ")))
 }
 
 fn engine(name: &str) -> Result<String, String> {
@@ -71,153 +101,137 @@ fn seconds(text: &str) -> Result<f64, String> {
     if (0.05..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("give 0.05 to 3600".to_owned()) }
 }
 
-/// One run of one engine.
-struct Leg {
-    engine: &'static str,
-    callers: u32,
-    round: u32,
-    sample: Sample,
-}
-
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let interrupt = Interrupt::note()?;
-    let bench = Bench::new(args, interrupt.flag())?;
-    let chosen = chosen(args);
-    let legs = bench.plan(&chosen);
-    let bar = Bar::start(legs.len() as u64);
+    let load_before = load_average();
+    let comparison = Comparison { stop: interrupt.flag(), ..comparison(args)? };
+    let facts = Facts::of(&comparison.dir);
+    let steps = comparison.plan(&candidates(args));
+    let carry_out = |comparison: &Comparison, step| {
+        let legs = comparison.carry_out(step).map_err(|error| Failure::usage(error.to_string()));
+        if interrupt.came() { Err(Failure::interrupted()) } else { legs }
+    };
+    let bar = Bar::start(steps.len() as u64);
     let mut done: Vec<Leg> = Vec::new();
-    for (engine, callers, round) in legs {
-        bar.step(&format!("{}, {callers} callers, round {}", engine.name(), round + 1));
-        let sample = bench.run(engine, callers, args.seconds)?;
-        if interrupt.came() {
-            return Err(Failure::interrupted());
+    for step in steps {
+        let (candidate, callers, round) = &step;
+        bar.step(&format!("{}, {callers} callers, round {}", candidate.label(), round + 1));
+        for leg in carry_out(&comparison, step)? {
+            if args.json {
+                bar.suspend(|| output::say(&report::json(&leg, &facts)))?;
+            }
+            done.push(leg);
         }
-        let leg = Leg { engine: engine.name(), callers, round, sample };
-        if args.json {
-            bar.suspend(|| output::say(&report::json(&leg, bench.payload_bytes())))?;
-        }
-        done.push(leg);
     }
     drop(bar);
     if args.json {
         return Ok(());
     }
-    let floor = match done.iter().find(|leg| leg.engine == "floor") {
-        Some(_) => None,
-        None => engines::find("floor").pop().map(|floor| bench.run(floor, 1, 0.5)).transpose()?,
-    };
-    if interrupt.came() {
-        return Err(Failure::interrupted());
+    let mut floor = None;
+    if let (false, Some(engine)) = (done.iter().any(|leg| leg.engine == "floor"), engines::find("floor").pop()) {
+        let short = Comparison { seconds: 0.5, ..comparison.clone() };
+        floor = carry_out(&short, (Candidate::new(engine), 1, 0))?.pop().map(|leg| leg.sample);
     }
-    bench.print(&done, floor)
+    print(args, &comparison, &facts, load_before, &done, floor.as_ref())
 }
 
-/// The engines asked for, each once, in that order.
-fn chosen(args: &Args) -> Vec<&'static dyn Engine> {
-    let mut chosen: Vec<&'static dyn Engine> = Vec::new();
+/// What every engine is given.
+fn comparison(args: &Args) -> Result<Comparison, Failure> {
+    let unusable = |error| {
+        Failure::usage(format!("{}: {error}; give --dir a directory on the disk in question", args.dir.display()))
+    };
+    let dir = fs::canonicalize(&args.dir).map_err(unusable)?;
+    if args.callers.iter().any(|callers| *callers as usize > engines::THREADS_MAX) {
+        note(&format!("naive and leader run {} of the callers at most: each has a thread there", engines::THREADS_MAX));
+    }
+    let mut comparison = Comparison::new(&dir, usize::try_from(args.payload).unwrap_or(0));
+    if let Some(path) = &args.input {
+        comparison.payloads = lines(path)?.into();
+    }
+    // Without --warm-up it is part of the window, so that --seconds says how long a run takes.
+    let (warm_up, seconds) = match args.warm_up {
+        Some(warm_up) => (warm_up, args.seconds),
+        None => (args.seconds * WARM_UP, args.seconds * (1.0 - WARM_UP)),
+    };
+    Ok(Comparison {
+        callers: args.callers.iter().map(|callers| *callers as usize).collect(),
+        rounds: args.rounds,
+        warm_up,
+        seconds,
+        rate: args.rate,
+        segment_bytes: args.segment_bytes,
+        logs: args.logs as usize,
+        ..comparison
+    })
+}
+
+/// The engines asked for, each once, in that order; those that take pins once for each pin.
+fn candidates(args: &Args) -> Vec<Candidate> {
+    let mut chosen: Vec<Candidate> = Vec::new();
     for engine in args.engines.iter().flat_map(|name| engines::find(name)) {
-        if !chosen.iter().any(|known| known.name() == engine.name()) {
-            chosen.push(engine);
+        let pins = if engine.takes_pins() { pins(args) } else { vec![Pins::default()] };
+        for pins in pins {
+            let candidate = Candidate { engine, pins };
+            if !chosen.iter().any(|known| known.label() == candidate.label()) {
+                chosen.push(candidate);
+            }
         }
     }
     chosen
 }
 
-struct Bench<'a> {
-    args: &'a Args,
-    /// How busy the machine was before: others' work shows in every figure.
-    load_before: Option<f64>,
-    dir: PathBuf,
-    payloads: Arc<[Box<[u8]>]>,
-    stop: Arc<AtomicBool>,
+/// Each method with each depth. `auto` among several methods is what ringwal does by itself: no depth for it.
+fn pins(args: &Args) -> Vec<Pins> {
+    let depths: Vec<Option<usize>> = match &args.flight_max[..] {
+        [] => vec![None],
+        depths => depths.iter().map(|batches| Some(*batches as usize)).collect(),
+    };
+    if args.methods.is_empty() {
+        return depths.iter().map(|flight_max| Pins { method: None, flight_max: *flight_max }).collect();
+    }
+    let each = args.methods.iter().flat_map(|Method(method)| match method {
+        None => vec![Pins::default()],
+        method => depths.iter().map(|flight_max| Pins { method: *method, flight_max: *flight_max }).collect(),
+    });
+    each.collect()
 }
 
-impl<'a> Bench<'a> {
-    fn new(args: &'a Args, stop: Arc<AtomicBool>) -> Result<Self, Failure> {
-        let unusable = |error| {
-            Failure::usage(format!("{}: {error}; give --dir a directory on the disk in question", args.dir.display()))
-        };
-        let dir = fs::canonicalize(&args.dir).map_err(unusable)?;
-        let payloads = match &args.input {
-            Some(path) => lines(path)?,
-            None => vec![vec![b'r'; usize::try_from(args.payload).unwrap_or(0)].into_boxed_slice()],
-        };
-        if args.callers.iter().any(|callers| *callers as usize > THREADS_MAX) {
-            note(&format!("naive and leader run {THREADS_MAX} of the callers at most: each has a thread there"));
-        }
-        Ok(Self { args, load_before: load_average(), dir, payloads: payloads.into(), stop })
-    }
-
-    /// Round by round, numbers of callers in turn, engines in an order that rotates: (engine, callers, round).
-    fn plan(&self, chosen: &[&'static dyn Engine]) -> Vec<(&'static dyn Engine, u32, u32)> {
-        let mut legs = Vec::new();
-        for round in 0..self.args.rounds {
-            let mut order = chosen.to_vec();
-            order.rotate_left(round as usize % chosen.len().max(1));
-            for (index, callers) in self.args.callers.iter().enumerate() {
-                for engine in &order {
-                    match engine.ignores_callers() {
-                        false => legs.push((*engine, *callers, round)),
-                        true if index == 0 => legs.push((*engine, 1, round)),
-                        true => {}
-                    }
-                }
-            }
-        }
-        legs
-    }
-
-    fn run(&self, engine: &dyn Engine, callers: u32, seconds: f64) -> Result<Sample, Failure> {
-        let scratch = Scratch::create(&self.dir)?;
-        let load = Load {
-            callers: callers as usize,
-            payloads: Arc::clone(&self.payloads),
-            limit: Limit::Time {
-                warm_up: Duration::from_secs_f64(seconds * WARM_UP),
-                measured: Duration::from_secs_f64(seconds * (1.0 - WARM_UP)),
-            },
-            stop: Arc::clone(&self.stop),
-        };
-        let sample = engine.run(&scratch.0, &load);
-        sample.map_err(|error| Failure::usage(format!("{}: engine {}: {error}", self.dir.display(), engine.name())))
-    }
-
-    /// The mean size of a record.
-    fn payload_bytes(&self) -> usize {
-        let sum: usize = self.payloads.iter().map(|payload| payload.len()).sum();
-        sum / self.payloads.len()
-    }
-
-    fn print(&self, legs: &[Leg], floor: Option<Sample>) -> Result<(), Failure> {
-        let mut out = output::stdout();
-        let device = engines::device_facts(&self.dir).unwrap_or_else(|| "unknown device".to_owned());
-        report::heading(&mut out, &self.dir, &device, legs, floor.as_ref())?;
-        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        if let Some(load) = self.load_before.filter(|load| *load > cpus as f64 / 2.0) {
-            writeln!(
-                out,
-                "BUSY: the load average was {load:.1} on {cpus} CPUs before this began: the figures show others' work, too"
-            )?;
-        }
-        let what = match &self.args.input {
-            Some(path) => format!("lines of {} ({} bytes on average)", path.display(), self.payload_bytes()),
-            None => format!("records of {} bytes", self.args.payload),
-        };
+fn print(
+    args: &Args,
+    comparison: &Comparison,
+    facts: &Facts,
+    load_before: Option<f64>,
+    legs: &[Leg],
+    floor: Option<&Sample>,
+) -> Result<(), Failure> {
+    let mut out = output::stdout();
+    report::heading(&mut out, &comparison.dir, facts, legs, floor)?;
+    if let Some(load) = load_before.filter(|load| *load > facts.cores as f64 / 2.0) {
         writeln!(
             out,
-            "{what}; {} rounds of {} s, interleaved; medians, and (min..max) over the rounds; * is the faster file of a baseline",
-            self.args.rounds, self.args.seconds
+            "BUSY: the load average was {load:.1} on {} CPUs before this began: the figures show others' work, too",
+            facts.cores
         )?;
-        for callers in &self.args.callers {
-            report::table(&mut out, legs, *callers)?;
-        }
-        Ok(out.flush()?)
     }
-}
-
-/// The load average of the last minute, where the system tells.
-fn load_average() -> Option<f64> {
-    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+    let mut what = match &args.input {
+        Some(path) => format!("lines of {} ({} bytes on average)", path.display(), comparison.payload_bytes()),
+        None => format!("records of {} bytes", args.payload),
+    };
+    if let Some(bytes) = args.segment_bytes {
+        what += &format!("; segments of {bytes} bytes");
+    }
+    if args.logs > 1 {
+        what += &format!("; {} logs", args.logs);
+    }
+    writeln!(
+        out,
+        "{what}; {} rounds of {} s, interleaved; medians, and (min..max) over the rounds; * is the faster file of a baseline",
+        args.rounds, args.seconds
+    )?;
+    for callers in &comparison.callers {
+        report::table(&mut out, legs, *callers, &report::REFERENCES)?;
+    }
+    Ok(out.flush()?)
 }
 
 /// The lines of a file, without their line feeds.
@@ -229,29 +243,4 @@ fn lines(path: &Path) -> Result<Vec<Box<[u8]>>, Failure> {
         return Err(Failure::usage(format!("{}: empty; give --input a file with lines", path.display())));
     }
     Ok(text.split(|byte| *byte == b'\n').map(Box::from).collect())
-}
-
-/// A fresh sub-directory, removed when dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn create(dir: &Path) -> Result<Self, Failure> {
-        let mut number = 0u32;
-        loop {
-            let path = dir.join(format!("ringwal-bench-{}-{number}", std::process::id()));
-            match fs::create_dir(&path) {
-                Ok(()) => return Ok(Self(path)),
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && number < 1000 => number += 1,
-                Err(error) => return Err(Failure::usage(format!("{}: {error}; give another --dir", path.display()))),
-            }
-        }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            note(&format!("{}: {error}; remove it by hand", self.0.display()));
-        }
-    }
 }
