@@ -18,6 +18,8 @@ pub use local::{LocalLog, LocalOpen};
 #[cfg(feature = "sim")]
 pub(crate) use open::Hosted;
 pub use open::Open;
+#[cfg(feature = "cli")]
+pub(crate) use open::prior;
 
 use crate::error::{AppendError, ReadError, SubmitError};
 use crate::lsn::Lsn;

@@ -76,7 +76,7 @@ impl Load {
 }
 
 /// What an engine has done so far.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Counts {
     /// How often something was made durable; 0 if nobody knows.
     pub flushes: u64,
@@ -84,13 +84,15 @@ pub struct Counts {
     pub rotations: u64,
     /// How things are made durable, at present.
     pub method: &'static str,
+    /// What the engine has found out about how to do so, if it looks.
+    pub tuning: String,
 }
 
 impl Counts {
     /// For an engine without segments.
     #[must_use]
     pub fn new(flushes: u64, method: &'static str) -> Self {
-        Self { flushes, rotations: 0, method }
+        Self { flushes, rotations: 0, method, tuning: String::new() }
     }
 }
 
@@ -113,6 +115,8 @@ pub struct Sample {
     pub rotations: u64,
     /// How they were made durable, at the end.
     pub method: &'static str,
+    /// What the engine had found out by then about how to do so, if it looks.
+    pub tuning: String,
     /// Arrivals of an open loop that nobody was free to serve: the engine cannot keep up with the rate. They are in the
     /// histogram with the time they had waited at the end.
     pub behind: u64,

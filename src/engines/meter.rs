@@ -50,7 +50,7 @@ pub(super) struct Meter {
 }
 
 /// What the watching thread sees at the beginning and at the end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Reading {
     at: Instant,
     cpu: Duration,
@@ -137,6 +137,7 @@ impl Meter {
             records_per_flush: if flushes == 0 { f64::NAN } else { appends as f64 / flushes as f64 },
             rotations: end.counts.rotations.saturating_sub(begin.counts.rotations),
             method: end.counts.method,
+            tuning: end.counts.tuning,
             behind,
             threads: None,
         })

@@ -99,3 +99,10 @@ pub fn family(name: &str) -> &str {
 pub fn find(name: &str) -> Vec<&'static dyn Engine> {
     ENGINES.iter().copied().filter(|engine| engine.name() == name || family(engine.name()) == name).collect()
 }
+
+/// Where a log under `path` begins to look for the best way to fly its batches, and what the device says that suggests so.
+#[must_use]
+pub fn first_choice(path: &Path) -> Option<String> {
+    let method = crate::log::prior(path).begins_with();
+    Some(format!("on {}: a log begins with {method} and finds out", crate::disk::probe::DeviceFacts::of(path).ok()?))
+}

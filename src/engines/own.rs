@@ -105,6 +105,7 @@ pub(super) fn counts(logs: &[Log]) -> Counts {
             flushes: sum.flushes + stats.flushes,
             rotations: sum.rotations + stats.rotations,
             method: stats.method,
+            tuning: stats.tuning,
         }
     };
     logs.iter().fold(Counts::default(), add)

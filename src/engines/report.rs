@@ -32,6 +32,7 @@ pub fn json(leg: &Leg, facts: &Facts) -> String {
         "cpu_us_per": round(sample.cpu_us_per_append()),
         "records_per_flush": round(sample.records_per_flush),
         "method": sample.method,
+        "tuning": sample.tuning,
         "segment_bytes": leg.segment_bytes,
         "logs": leg.logs,
         "rotations": sample.rotations,
@@ -104,6 +105,11 @@ pub fn table(out: &mut impl Write, legs: &[Leg], callers: usize, references: &[&
             write!(out, "  {:<22}", row.ratio_to(reference))?;
         }
         writeln!(out)?;
+    }
+    for row in &rows {
+        if let Some(leg) = row.legs.last().filter(|leg| !leg.sample.tuning.is_empty()) {
+            writeln!(out, "  {} chose {}", row.name, leg.sample.tuning)?;
+        }
     }
     Ok(())
 }

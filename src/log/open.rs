@@ -182,7 +182,7 @@ fn open_blocking(path: &Path, options: &Options, host: Option<Arc<Host>>) -> Res
 }
 
 /// What the device under `path` says of itself, as far as it can be found out.
-fn prior(path: &Path) -> Prior {
+pub(crate) fn prior(path: &Path) -> Prior {
     let facts = DeviceFacts::of(path).unwrap_or_default();
     Prior { write_cache: facts.write_cache.map(|cache| cache != "write through"), fua: facts.fua }
 }

@@ -29,6 +29,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let segments = ringwal::dump(&args.dir).map_err(|error| Failure::open(&args.dir, &error))?;
     drop(spinner);
     let mut out = output::stdout();
+    // What a running log has found out since is not on the disk: its `Stats::tuning` tells.
+    if let Some(begins) = ringwal::engines::first_choice(&args.dir).filter(|_| !args.json) {
+        writeln!(out, "{begins}")?;
+    }
     for segment in &segments {
         if args.json { write_json(&mut out, segment)? } else { write_text(&mut out, segment)? }
     }

@@ -104,7 +104,7 @@ impl Prior {
     /// Without a volatile cache nothing needs a flush, and RWF_DSYNC saves the hop to a worker. With a cache and no FUA
     /// both flush alike, and it saves the hop. With a cache and FUA, consumer drives are up to 2.4 times slower by it than
     /// by a flush (a Samsung 980 PRO: 4.0 against 1.7 ms). Where nothing is known, the reference method.
-    fn begins_with(self) -> Method {
+    pub(crate) fn begins_with(self) -> Method {
         match (self.write_cache, self.fua) {
             (Some(false), _) | (Some(true), Some(false)) => Method::DsyncWrite,
             _ => Method::LinkedFdatasync,
