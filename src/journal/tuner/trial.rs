@@ -13,11 +13,11 @@ const LULL_FLUSHES: u32 = 16;
 const LULL_MIN: Duration = Duration::from_millis(2);
 /// Pairs before any verdict but a disaster, and the most.
 const PAIRS_MIN: u32 = 5;
-const PAIRS_MAX: u32 = 24;
+const PAIRS_MAX: u32 = 40;
 /// A logarithm of the cost ratio that is a disaster: one pair decides.
 const DISASTER: f64 = 0.4;
 /// How many standard errors leave no doubt.
-const ERRORS: f64 = 2.5;
+const ERRORS: f64 = 2.0;
 /// No spread over the pairs is believed that is smaller than this.
 const SPREAD_MIN: f64 = 0.01;
 
@@ -156,7 +156,7 @@ impl Trial {
         0.0
     }
 
-    /// Whether the candidate is better by `gain`, a logarithm: by the mean of the pairs and a good two standard errors.
+    /// Whether the candidate is better by `gain`, a logarithm: by the mean of the pairs and two standard errors.
     pub(super) fn verdict(&self, gain: f64) -> Verdict {
         let n = f64::from(self.pairs);
         if self.pairs == 0 {
