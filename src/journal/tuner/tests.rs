@@ -109,7 +109,7 @@ fn it_follows_the_load() {
     world.run(world.seconds(20_000));
     for callers in [256, 4, 2048, 1, 64] {
         world.set_callers(callers);
-        world.run(world.seconds(5_000));
+        world.run(world.seconds(12_000));
         assert_close_to_best(&mut world, callers, "after a change of load");
     }
     // What it learned of a load it keeps.
