@@ -1,9 +1,10 @@
 //! The recovery table: every way a log can be found, each with a label and exactly one verdict.
 //!
 //! [`Facts`] are gathered by [`crate::read`]; nothing here reads a byte. Words: *T* is where the live chain begins (the
-//! effective cut opening of the greatest epoch, else the first batch of the lowest used segment); the *walk* goes from
-//! T over valid, linked batches to its end *X* behind the batch `cur`, whose last LSN is *n*; *evidence* is every
-//! header-valid batch off the walk, in T's segment or later, of an epoch not below T's.
+//! effective cut opening of the greatest epoch, else the first batch of the lowest used segment: a copy only where the
+//! segment that it links into is gone, truncated with its opening); the *walk* goes from T over valid, linked batches to
+//! its end *X* behind the batch `cur`, whose last LSN is *n*; *evidence* is every header-valid batch off the walk, in T's
+//! segment or later, of an epoch not below T's.
 //!
 //! | label | found | verdict |
 //! |---|---|---|

@@ -14,7 +14,8 @@ pub(super) struct Start {
     pub(super) any_data: bool,
 }
 
-/// The effective cut opening of the greatest epoch, else the first batch of the lowest used segment.
+/// The effective cut opening of the greatest epoch, else the first batch of the lowest used segment, where the chain may
+/// begin with it.
 pub(super) fn find_start(survey: &mut Survey<'_>) -> Result<Start, Refusal> {
     let mut start = Start::default();
     let mut cuts: Vec<Found> =
@@ -40,14 +41,25 @@ pub(super) fn find_start(survey: &mut Survey<'_>) -> Result<Start, Refusal> {
     }
     if let Some(id) = lowest
         && let Verdict::Valid(found) = survey.batch_at(id, 1)?
-        && !found.header.cut
-        && found.header.kind != Kind::Copy
+        && may_begin(survey, &found)
     {
         start.found = Some(found);
         return Ok(start);
     }
     start.any_data = epoch_was_used(survey, SegmentId::default(), None)?;
     Ok(start)
+}
+
+/// Whether the chain may begin with the first batch of its lowest used segment: a cut opening is either effective, or no
+/// part of it. A copy may if the segment that it links into is gone. An opening's copies can go on in further segments,
+/// and truncation takes the ones before away with the opening: by then it had taken effect, since the trim mark stands
+/// behind its seal. While that segment is there it is the opening that is damaged. (Whether the records before the copy
+/// were truncated, or are missing, is judged with the settled part.)
+fn may_begin(survey: &Survey<'_>, found: &Found) -> bool {
+    match found.header.kind {
+        Kind::Copy => found.header.link.is_some_and(|link| survey.segment(link.segment).is_none()),
+        _ => !found.header.cut,
+    }
 }
 
 /// Whether a batch of this log stands in a segment.

@@ -12,7 +12,7 @@ use slab::Slab;
 use super::durable::End;
 use super::sync::Arc;
 use super::{Command, Inbox, Job, PreparedFile, Shared, Tenancy, Work, Workshop};
-use crate::disk::{Alarm, Buffer, Completion, Disk, FileSlot, Lock, Method, Notify, Write};
+use crate::disk::{Alarm, Buffer, Completion, Disk, FileSlot, Lock, Notify, Write};
 use crate::error::{Cause, IoFailure, Op, OpenError};
 use crate::format::{BATCH_HEADER_BYTES, SegmentHeader};
 use crate::journal::placement::SPARES_MAX;
@@ -134,7 +134,7 @@ impl Driver {
     /// From here on every batch is made durable by `method`, and at most `depth` of a log's are in flight; with
     /// `gather` callers that were just served are waited for.
     #[cfg(any(test, feature = "sim"))]
-    pub(crate) fn steer(&mut self, method: Method, depth: usize, gather: bool) {
+    pub(crate) fn steer(&mut self, method: crate::disk::Method, depth: usize, gather: bool) {
         for (_, tenant) in &mut self.tenants {
             tenant.journal.tuner().steer(method, depth, gather);
         }

@@ -2,6 +2,7 @@
 //!
 //! `RINGWAL_SIM_SEED=n cargo test --test sim` replays one history; `RINGWAL_SIM_RUNS=n` sets how many there are.
 
+mod copies;
 mod exhaustive;
 mod random;
 #[cfg(ringwal_seeded_bugs)]
