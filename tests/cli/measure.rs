@@ -51,11 +51,13 @@ fn json_lines_have_the_keys_of_the_contract() {
         "round",
         "segment_bytes",
         "threads",
+        "tuning",
     ];
     for line in &lines {
         let mut found: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
         found.sort_unstable();
         assert_eq!(found, keys);
+        assert!(line["tuning"].is_string(), "{line}");
         assert!(line["per_s"].as_f64().unwrap() > 0.0 && line["payload"] == 100, "{line}");
         assert!(line["p50_us"].as_f64() <= line["p99_us"].as_f64(), "{line}");
         assert!(line["rate"].is_null() && line["logs"] == 1 && line["behind"] == 0, "{line}");
