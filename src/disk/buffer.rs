@@ -11,6 +11,9 @@ use std::ptr::NonNull;
 /// The alignment, and the granularity of sizes: what O_DIRECT asks for on every known device.
 pub(crate) const BUFFER_ALIGN: usize = 4096;
 
+/// A pool makes room for so many buffers at once; for more when they come, should its bound ever allow as many.
+const ROOM_MAX: usize = 1024;
+
 /// Page-aligned memory, zeroed when made (not when reused).
 pub(crate) struct Buffer {
     ptr: NonNull<u8>,
@@ -115,7 +118,7 @@ impl BufferPool {
         debug_assert!(buffers.iter().all(|buffer| buffer.len() == buffer_bytes));
         // `take` hands out the last: begin with the lowest indices.
         buffers.reverse();
-        let count_max = (bytes_max / buffer_bytes).max(1);
+        let count_max = (bytes_max / buffer_bytes).clamp(1, ROOM_MAX);
         buffers.reserve_exact(count_max.saturating_sub(buffers.len()));
         Self { buffer_bytes, bytes_max, in_use: 0, free: buffers }
     }
@@ -233,6 +236,13 @@ mod tests {
         assert!(large.is_some());
         assert!(pool.free.len() <= 2, "{} idle", pool.free.len());
         assert!(pool.free.iter().any(|buffer| buffer.fixed().is_some()));
+    }
+
+    #[test]
+    fn no_bound_at_all_costs_nothing() {
+        let mut pool = BufferPool::new(4096, usize::MAX);
+        assert!(pool.free.capacity() <= ROOM_MAX);
+        assert!(pool.take(1).is_some());
     }
 
     #[test]

@@ -32,8 +32,11 @@ pub(crate) struct Claims {
 /// A buffer with one owner, who hands out disjoint ranges of it.
 #[derive(Debug)]
 pub(crate) struct SharedBuffer {
-    /// None only while it is dropped or finished.
+    /// None only while it is dropped or finished. Nothing reads it, nor makes a slice of it, before it is finished: that
+    /// would be a view of bytes which those with claims are writing.
     buffer: Option<Buffer>,
+    /// Its length in bytes, asked before the first claim.
+    len: usize,
     /// Everything before was handed out.
     used: usize,
     claims: Arc<Claims>,
@@ -54,7 +57,7 @@ impl SharedBuffer {
         // Whoever still holds them has committed, and does not look again.
         claims.state.store(0, Ordering::Relaxed);
         claims.sum.store(0, Ordering::Relaxed);
-        Self { buffer: Some(buffer), used, claims }
+        Self { len: buffer.len(), buffer: Some(buffer), used, claims }
     }
 
     /// The range from `at` of `len` bytes, to be filled before anything else is asked of this.
@@ -103,7 +106,8 @@ impl SharedBuffer {
     fn hand_out(&mut self, at: usize, len: usize) -> NonNull<u8> {
         let buffer = self.buffer.as_mut().expect("only `finish` takes it");
         let end = at.checked_add(len).expect("a range is within a buffer");
-        assert!(at >= self.used && end <= buffer.len(), "{at}..{end} of {} was handed out or is outside", buffer.len());
+        let len = self.len;
+        assert!(at >= self.used && end <= len, "{at}..{end} of {len} was handed out or is outside");
         self.used = end;
         buffer.at(at)
     }

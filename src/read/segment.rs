@@ -100,7 +100,8 @@ impl Window {
         let held = self.segment.take() == Some(segment.id());
         let offset = start - start % self.align as u64;
         let lead = usize::try_from(start - offset).unwrap_or(0);
-        let left = usize::try_from(segment.header.bytes() - offset).unwrap_or(usize::MAX);
+        // Nothing, where a header that claims more than there is led behind the end.
+        let left = usize::try_from(segment.header.bytes().saturating_sub(offset)).unwrap_or(usize::MAX);
         // What is held already stays, if the reader goes on in order and the file did not end there.
         let end = self.offset + self.len as u64;
         let in_order = held && ahead && (self.offset..=end).contains(&offset) && self.len.is_multiple_of(self.align);
@@ -179,5 +180,29 @@ impl Window {
     /// The bytes of a batch; fewer if the file ends before it does.
     pub(crate) fn bytes_of(&mut self, segment: &Segment, found: &Found) -> Result<&[u8], IoFailure> {
         self.bytes(segment, found.header.block, found.header.blocks(segment.header.block_bytes), true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Directory;
+    use crate::disk::sim::{Sim, SimOptions};
+    use crate::lsn::LogId;
+
+    /// A header may claim more blocks than its segment has, and whoever skips the batch then stands behind the end.
+    #[test]
+    fn behind_the_end_of_a_segment_there_is_nothing() {
+        let dir = Sim::new(1, SimOptions::default()).directory();
+        let file = dir.create("segment").unwrap();
+        file.allocate(16 * 512).unwrap();
+        let (log_id, id) = (LogId::new([1; 16]), SegmentId::new(1));
+        let header = SegmentHeader { log_id, id, block_bytes: 512, blocks: 16, created_ns: 0 };
+        let segment = Segment { header, file };
+        let mut window = Window::new(512);
+        assert_eq!(window.bytes(&segment, 15, 1, true).unwrap().len(), 512);
+        for block in [16, 17, 1 << 20, u32::MAX] {
+            assert_eq!(window.bytes(&segment, block, 1, true).unwrap(), [0; 0], "block {block}");
+        }
     }
 }

@@ -109,6 +109,8 @@ pub(crate) struct Tuner {
     credit: f64,
     advance: f64,
     credited: Duration,
+    /// How long the latest flush took: it outlasts its window.
+    flush: Duration,
     /// Whether a method that blocks the thread may be chosen just now.
     may_block: bool,
     /// Whether what there is to tell has changed since it was last told.
@@ -131,6 +133,7 @@ impl Tuner {
             credit: 0.0,
             advance: 0.0,
             credited: Duration::ZERO,
+            flush: Duration::ZERO,
             may_block: true,
             news: true,
             #[cfg(any(test, feature = "sim"))]
@@ -208,6 +211,7 @@ impl Tuner {
 
     /// A batch of records landed.
     pub(crate) fn handle_landing(&mut self, landing: &Landing) {
+        self.flush = landing.landed.saturating_sub(landing.submitted);
         self.earn(landing.landed);
         if self.class().arms.len() == 1 || !self.window.handle(landing) {
             return;
@@ -266,8 +270,7 @@ impl Tuner {
 
     /// Time flows into the purse.
     fn earn(&mut self, now: Duration) {
-        let flush = self.window.flush();
-        let most = CREDIT_MAX.max(flush * CREDIT_FLUSHES).as_secs_f64();
+        let most = CREDIT_MAX.max(self.flush * CREDIT_FLUSHES).as_secs_f64();
         self.credit = (self.credit + CREDIT_SHARE * now.saturating_sub(self.credited).as_secs_f64()).min(most);
         self.credited = now;
     }

@@ -103,6 +103,16 @@ fn looking_around_costs_a_hundredth() {
     }
 }
 
+/// Looking around on a disk that takes tens of milliseconds for a flush is dear: it is saved up for, not given up.
+#[test]
+fn on_a_slow_disk_it_looks_around_too() {
+    let slow = Device { us: [60_000.0, 20_000.0, 60_000.0, 60_000.0], crowding: 1.0, prior: Prior::default() };
+    let mut world = auto(slow, Arrivals::Closed(1));
+    world.run(1800.0);
+    let reason = world.journal.tuner().reason();
+    assert_eq!(world.journal.tuner().best().method, Method::DsyncWrite, "{reason}");
+}
+
 #[test]
 fn it_follows_the_load() {
     let mut world = auto(VIRTIO, Arrivals::Closed(1));

@@ -93,10 +93,6 @@ impl Window {
         let elapsed = self.ended.saturating_sub(self.began).as_secs_f64();
         Cost { per_record: elapsed / records, latency: self.latency / records, elapsed }
     }
-
-    pub(super) fn flush(&self) -> Duration {
-        self.flush
-    }
 }
 
 /// What the pairs say so far. Ratios are costs against the best's.
