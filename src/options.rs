@@ -10,6 +10,9 @@ use crate::method::Method;
 /// always be sealed where it stands), an opening and the seal behind it.
 pub(crate) const RESERVED_BLOCKS: u32 = 5;
 
+/// No time is longer: ten years. A clock that is added to it does not overflow, and a timer takes it.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// What recovery does with a torn tail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -266,7 +269,7 @@ impl Options {
     }
 
     pub(crate) fn chosen_lock_wait(&self) -> Duration {
-        self.lock_wait
+        self.lock_wait.min(NEVER)
     }
 
     /// Validates the options for a directory that asks for blocks of `needed` bytes.
@@ -315,9 +318,9 @@ impl Options {
             first_blocks: u32::try_from(self.first_segment_bytes / u64::from(block))
                 .unwrap_or(u32::MAX)
                 .clamp(16, segment_blocks),
-            delay_max: self.delay_max,
+            delay_max: self.delay_max.min(NEVER),
             flight_max: self.flight_max,
-            idle_seal: self.idle_seal,
+            idle_seal: self.idle_seal.min(NEVER),
             joinable_bytes: room - batch_max,
             pins: Pins { method: self.method, depth: self.depth, gather: self.gather },
             pending_bytes_max: self.pending_bytes_max,

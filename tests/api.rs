@@ -55,6 +55,7 @@ either_way!(
     a_panic_of_the_ring_thread_resolves_every_future,
     an_idle_log_seals_itself_so_that_readers_see_everything,
     delay_max_gathers_company_and_ends,
+    times_without_end_are_never,
     every_engine_keeps_the_same_contract,
 );
 
@@ -519,6 +520,23 @@ fn delay_max_gathers_company_and_ends(driven: Driven) {
         driven.open(&scratch.join("slow"), options().delay_max(Duration::from_secs(3600))).unwrap()
     };
     let one = log.submit(b"record").unwrap();
+    block_on(log.close()).unwrap();
+    assert_eq!(one.wait().unwrap(), Lsn::new(1));
+}
+
+fn times_without_end_are_never(driven: Driven) {
+    let scratch = Scratch::new("never");
+    let never = options().idle_seal(Duration::MAX).lock_wait(Duration::MAX);
+    let log = driven.open(&scratch.join("unsealed"), never).unwrap();
+    for lsn in 1..=2 {
+        assert_eq!(block_on(log.append(b"record")).unwrap(), Lsn::new(lsn));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(log.stats().seals, 0, "never idle for long enough");
+    block_on(log.close()).unwrap();
+    let log = driven.open(&scratch.join("held"), options().delay_max(Duration::MAX)).unwrap();
+    let one = log.submit(b"record").unwrap();
+    std::thread::sleep(Duration::from_millis(20));
     block_on(log.close()).unwrap();
     assert_eq!(one.wait().unwrap(), Lsn::new(1));
 }

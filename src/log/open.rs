@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
@@ -99,7 +100,8 @@ impl<T: Send + 'static> Errand<T> {
         let Some(work) = work else { return Poll::Pending };
         let answer = self.0.clone();
         let main = move || {
-            let result = work();
+            // Its panic was told by its hook; whoever waits must not wait for ever.
+            let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(OpenError::RuntimeEnded));
             let mut answer = lock(&answer);
             answer.result = Some(result);
             if let Some(waker) = answer.waker.take() {
