@@ -186,7 +186,6 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::Directory;
     use crate::disk::sim::{Sim, SimOptions};
     use crate::lsn::LogId;
 

@@ -215,10 +215,17 @@ impl Recorder {
         self.scratch.join("log.img")
     }
 
-    /// The disk stalls: the daemon is stopped. It goes on when the answer is dropped.
+    /// The disk stalls: the daemon is stopped. It goes on when the answer is dropped; if that does not happen because a
+    /// test that should not wait for the disk does, after a while, so that it fails instead of hanging.
     pub(crate) fn stall(&self) -> Stall {
-        kill(self.daemon.pid, Signal::SIGSTOP).unwrap();
-        Stall(self.daemon.pid)
+        let pid = self.daemon.pid;
+        kill(pid, Signal::SIGSTOP).unwrap();
+        let (over, wait) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            let _over_or_dropped = wait.recv_timeout(STALL_MAX);
+            let _ = kill(pid, Signal::SIGCONT);
+        });
+        Stall { pid, _over: over, since: Instant::now() }
     }
 
     /// Ends the recording: all that was recorded.
@@ -237,11 +244,19 @@ impl Recorder {
 
 /// A stalled disk.
 #[derive(Debug)]
-pub(crate) struct Stall(Pid);
+pub(crate) struct Stall {
+    pid: Pid,
+    _over: std::sync::mpsc::Sender<()>,
+    since: Instant,
+}
+
+/// No test keeps a disk stalled for longer.
+const STALL_MAX: Duration = Duration::from_secs(30);
 
 impl Drop for Stall {
     fn drop(&mut self) {
-        let _ = kill(self.0, Signal::SIGCONT);
+        let _ = kill(self.pid, Signal::SIGCONT);
+        assert!(std::thread::panicking() || self.since.elapsed() < STALL_MAX, "something waited for the stalled disk");
     }
 }
 

@@ -82,6 +82,14 @@ impl Rules {
         Choice { method: self.first, depth, gather }
     }
 
+    /// Where to begin with a caller alone: the hop to a kernel worker and back (two wake-ups, some 40 us of 140 where it
+    /// was measured) buys it nothing, so that system calls on the ring thread are best if they may be used.
+    pub(super) fn first_alone(&self) -> Choice {
+        let method = if self.methods.contains(&Method::Syscalls) { Method::Syscalls } else { self.first };
+        let (depth, gather) = self.shapes[0];
+        Choice { method, depth, gather }
+    }
+
     /// All of it. A thread that blocks has one batch in flight, whatever it would like.
     pub(super) fn arms(&self) -> Vec<Choice> {
         let of = |method: Method| {

@@ -122,7 +122,7 @@ pub(crate) struct Tuner {
 
 impl Tuner {
     pub(crate) fn new(rules: Rules) -> Self {
-        let first = rules.first();
+        let first = rules.first_alone();
         let classes = vec![None; load::CLASSES];
         let mut tuner = Self {
             rules,
@@ -250,9 +250,14 @@ impl Tuner {
     fn enter_class(&mut self, now: Duration) {
         let at = self.load.class();
         if self.classes[at].is_none() {
+            // One caller alone says nothing about many, nor many about one.
             let known = (1..load::CLASSES).flat_map(|far| [at.checked_sub(far), Some(at + far)]).flatten();
-            let nearest = known.filter_map(|near| self.classes.get(near)?.as_ref()).next();
-            let first = nearest.map_or_else(|| self.rules.first(), |class| class.arms[class.best].choice);
+            let nearest = known.filter(|near| at > 0 && *near > 0).find_map(|near| self.classes.get(near)?.as_ref());
+            let first = match nearest {
+                Some(class) => class.arms[class.best].choice,
+                None if at == 0 => self.rules.first_alone(),
+                None => self.rules.first(),
+            };
             let arms: Vec<_> = self.rules.arms().into_iter().map(|choice| Arm::new(choice, now)).collect();
             let best = arms.iter().position(|arm| arm.choice == first).unwrap_or(0);
             self.classes[at] =
