@@ -17,11 +17,12 @@ pub(crate) mod recycle;
 pub(crate) mod stage;
 pub(crate) mod threads;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::task::Waker;
 
 use crate::disk::{Directory, Lock, Notify, SegmentFile};
-use crate::error::{IoFailure, OpenError};
+use crate::error::{IoFailure, Op, OpenError};
 use crate::format::SegmentHeader;
 use crate::journal::Journal;
 use crate::lsn::{Lsn, SegmentId};
@@ -173,6 +174,12 @@ pub(crate) trait Workshop: Send + Sync {
     fn request(&self, job: Job);
 }
 
+/// A job that panics fails: the driver waits for its end before it lets the log go. The hook told of the panic.
+fn caught<T>(dir: &dyn Directory, job: impl FnOnce() -> Result<T, IoFailure>) -> Result<T, IoFailure> {
+    let failed = |_| Err(IoFailure::from_errno(Op::Spawn, dir.path(), 0, nix::libc::EIO));
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(failed)
+}
+
 /// Work in a log's directory.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -208,13 +215,28 @@ impl Job {
         let (tenant, dir) = (self.tenant, &*self.shared.dir);
         let done = match self.work {
             Work::Prepare { header, spare } => {
-                Command::Prepared { tenant, header, file: prepare::prepare(dir, &header, spare, pace) }
+                let file = caught(dir, || prepare::prepare(dir, &header, spare, pace));
+                Command::Prepared { tenant, header, file }
             }
             Work::Free { below, bytes, room } => {
-                Command::Recycled { tenant, spares: recycle::free_below(dir, below, bytes, room) }
+                Command::Recycled { tenant, spares: caught(dir, || recycle::free_below(dir, below, bytes, room)) }
             }
         };
         // A driver that is gone needs no segment.
         let _ = self.inbox.send(done);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::{Sim, SimOptions};
+
+    #[test]
+    fn a_job_that_panics_fails_instead_of_never_ending() {
+        let dir = Sim::new(1, SimOptions::default()).directory();
+        let failed: Result<(), IoFailure> = caught(&*dir, || panic!("asked to by a test"));
+        assert!(failed.is_err_and(|failure| !failure.is_shortage()));
+        assert_eq!(caught(&*dir, || Ok(7)), Ok(7));
     }
 }

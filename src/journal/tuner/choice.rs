@@ -54,8 +54,10 @@ impl Rules {
     /// `offered` is what the disk can do, its reference method first, not empty; `depth_max` bounds the depth; where
     /// `may_block` is false, methods that block are chosen only if pinned or if there is no other.
     pub(crate) fn new(offered: &[Method], pins: Pins, depth_max: usize, may_block: bool, prior: Prior) -> Self {
-        let mut methods: Vec<Method> = match pins.method.filter(|pinned| offered.contains(pinned)) {
-            Some(pinned) => vec![pinned],
+        let mut methods: Vec<Method> = match pins.method {
+            // What the disk cannot do it would replace by its reference method, the first.
+            Some(pinned) if offered.contains(&pinned) => vec![pinned],
+            Some(_) => Vec::new(),
             None => offered.iter().copied().filter(|method| may_block || !method.blocks()).collect(),
         };
         if methods.is_empty() {

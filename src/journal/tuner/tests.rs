@@ -172,6 +172,13 @@ fn what_is_pinned_stays() {
 }
 
 #[test]
+fn a_pinned_method_that_the_disk_lacks_gives_way_to_its_reference() {
+    let pins = Pins { method: Some(Method::DsyncWrite), ..Pins::default() };
+    let arms = Rules::new(&[Method::LinkedFdatasync, Method::Syscalls], pins, 4, true, Prior::default()).arms();
+    assert!(arms.iter().all(|choice| choice.method == Method::LinkedFdatasync) && !arms.is_empty());
+}
+
+#[test]
 fn nothing_blocks_a_thread_that_serves_several_logs() {
     let mut world = auto(VIRTIO, Arrivals::Closed(1));
     world.run(world.seconds(20_000));
