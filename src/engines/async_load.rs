@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
 
 use super::Failure;
 use super::load::{Counts, Load, Sample};
@@ -46,15 +47,15 @@ pub(super) fn with_tasks<A: Appender>(
         })
         .collect();
     drop(appenders);
-    meter.watch(counts, || {
-        runtime.block_on(async {
-            let mut result = Ok(());
-            // All of them, also behind a failure: none may outlive the run.
-            for task in tasks {
-                let done = task.await.unwrap_or_else(|panic| Err(panic.into()));
-                result = result.and(done);
-            }
-            result
-        })
-    })
+    meter.watch(counts, || runtime.block_on(all_of(tasks)))
+}
+
+/// Waits for all callers, also behind a failure: none may outlive the run.
+pub(super) async fn all_of(tasks: Vec<JoinHandle<Result<(), Failure>>>) -> Result<(), Failure> {
+    let mut result = Ok(());
+    for task in tasks {
+        let done = task.await.unwrap_or_else(|panic| Err(panic.into()));
+        result = result.and(done);
+    }
+    result
 }

@@ -8,6 +8,7 @@ use std::thread;
 use tokio::runtime::Builder;
 use tokio::task::{LocalSet, spawn_local};
 
+use super::async_load::all_of;
 use super::meter::{Caller, Meter};
 use super::own::{counts, pinned};
 use super::{Engine, Failure, Load, Sample};
@@ -86,12 +87,7 @@ fn drive(
                 })
             })
             .collect();
-        let mut result = Ok(());
-        // All of them, also behind a failure: none may outlive the run.
-        for task in tasks {
-            let done = task.await.unwrap_or_else(|panic| Err(panic.into()));
-            result = result.and(done);
-        }
+        let result = all_of(tasks).await;
         let closed = log.close().await;
         driven.await?;
         result.and(closed.map_err(Failure::from))

@@ -11,6 +11,7 @@ use std::thread;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::File;
 
+use super::async_load::all_of;
 use super::file::{Direct, Kind, each_log};
 use super::frame::{Frame, framed_bytes};
 use super::meter::{Caller, Meter};
@@ -101,12 +102,7 @@ fn start(
                 })
             })
             .collect();
-        let mut result = Ok(());
-        for task in tasks {
-            let done = task.await.unwrap_or_else(|panic| Err(panic.into()));
-            result = result.and(done);
-        }
-        result
+        all_of(tasks).await
     })
 }
 
