@@ -266,7 +266,9 @@ pub(super) fn watching_tells<D: Disk>(disk: D, method: Method) {
             rig.disk.reap(&mut out);
         }
         assert_eq!(out.pop().map(|completion| completion.result), Some(Ok(())));
-        assert!(!rig.disk.watch(&alarm), "nothing is left");
+        // A kernel worker may say that there is work after this thread has found and done it: once, not for ever.
+        let quiet = (0..10).any(|_| !rig.disk.watch(&alarm) || (rig.disk.reap(&mut out), false).1);
+        assert!(quiet && out.is_empty(), "nothing is left");
         assert!(rig.notify.begin_ring_wait());
         rig.notify.wake();
         told();
