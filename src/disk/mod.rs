@@ -29,6 +29,7 @@ pub(crate) mod alarm;
 pub(crate) mod buffer;
 pub(crate) mod file;
 pub(crate) mod flight;
+mod irq;
 pub(crate) mod lock;
 pub(crate) mod notify;
 pub(crate) mod null;

@@ -85,6 +85,8 @@ pub(crate) struct DeviceFacts {
     pub(crate) fua: Option<bool>,
     /// Whether it says that it has a spindle (virtual disks do).
     pub(crate) rotational: Option<bool>,
+    /// The one core that takes its interrupts, if there is one.
+    pub(crate) core: Option<usize>,
 }
 
 impl DeviceFacts {
@@ -100,6 +102,7 @@ impl DeviceFacts {
             write_cache: queue.as_ref().and_then(|queue| queue.read("write_cache")),
             fua: flag("fua"),
             rotational: flag("rotational"),
+            core: queue.as_ref().and_then(|queue| super::irq::core_of(queue.path.parent()?, Path::new("/proc"))),
         })
     }
 }
@@ -118,7 +121,10 @@ impl fmt::Display for DeviceFacts {
         if self.rotational == Some(true) {
             f.write_str(", rotational")?;
         }
-        Ok(())
+        match self.core {
+            Some(core) => write!(f, ", interrupts on core {core}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -103,6 +103,6 @@ pub fn find(name: &str) -> Vec<&'static dyn Engine> {
 /// Where a log under `path` begins to look for the best way to fly its batches, and what the device says that suggests so.
 #[must_use]
 pub fn first_choice(path: &Path) -> Option<String> {
-    let method = crate::log::prior(path).begins_with();
-    Some(format!("on {}: a log begins with {method} and finds out", crate::disk::probe::DeviceFacts::of(path).ok()?))
+    let facts = crate::disk::probe::DeviceFacts::of(path).ok()?;
+    Some(format!("on {facts}: a log begins with {} and finds out", crate::log::prior(&facts).begins_with()))
 }

@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::Log;
-use super::open::{Claimed, Errand, Recovered};
+use super::open::{Claimed, Errand, Recovered, Serves};
 use crate::error::OpenError;
 use crate::options::Options;
 use crate::runtime::append::block_on;
@@ -229,7 +229,7 @@ fn recover(path: &Path, options: &Options) -> Result<Recovered, OpenError> {
 
 /// A recovered log and its driver.
 fn join(local: Rc<Local>, recovered: Recovered) -> Result<LocalLog, OpenError> {
-    let hosted = recovered.hosted(local.inbox(), local.methods, local.refused.as_deref(), false);
+    let hosted = recovered.hosted(local.inbox(), local.methods, local.refused.as_deref(), Serves::Callers);
     local.host(hosted.tenancy)?;
     hosted.answer.try_recv().unwrap_or(Err(OpenError::RuntimeEnded))?;
     let log = Log::new(hosted.shared, hosted.report, hosted.first, local.inbox().clone(), None);

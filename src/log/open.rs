@@ -28,7 +28,7 @@ use crate::runtime::durable::Durable;
 use crate::runtime::index::Index;
 use crate::runtime::stage::{Parts, Stage};
 use crate::runtime::sync::{Arc, Mutex, lock};
-use crate::runtime::{Command, Inbox, Shared, Tenancy};
+use crate::runtime::{Command, Inbox, Shared, Tenancy, seat};
 use crate::stats::StatsCell;
 
 /// Resolves with an open log. Made by [`Log::open`]. The work goes on on a thread of its own from the first poll.
@@ -149,6 +149,17 @@ impl Claimed {
     }
 }
 
+/// What else the thread does that drives a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Serves {
+    /// Nothing.
+    OneLog,
+    /// It drives other logs, too.
+    Logs,
+    /// It is its callers' own.
+    Callers,
+}
+
 /// A log that only lacks a driver.
 pub(super) struct Recovered {
     claimed: Claimed,
@@ -158,35 +169,41 @@ pub(super) struct Recovered {
 impl Recovered {
     /// On its way to the driver behind `inbox`, whose disk can do `methods`. Where the driver has the thread for itself
     /// (`own_thread`), it may block it, and waiting for callers that come back is worth a try: elsewhere they are back
-    /// before the driver has its turn.
-    pub(super) fn hosted(self, inbox: &Inbox, methods: &[Method], refused: Option<&str>, own_thread: bool) -> Hosted {
+    /// before the driver has its turn. A thread that is the log's alone (`own_log`) may sit on the disk's core.
+    pub(super) fn hosted(self, inbox: &Inbox, methods: &[Method], refused: Option<&str>, serves: Serves) -> Hosted {
         let Claimed { dir, limits, lock } = self.claimed;
         let mut pins = limits.pins;
-        if !own_thread {
+        if serves == Serves::Callers {
             pins.gather.get_or_insert(false);
         }
-        let rules = Rules::new(methods, pins, limits.flight_max, own_thread, prior(dir.path()));
+        let facts = DeviceFacts::of(dir.path()).unwrap_or_default();
+        let home = facts.core.filter(|core| serves == Serves::OneLog && seat::is_choice(*core));
+        let own_thread = serves != Serves::Callers;
+        let rules = Rules::new(methods, pins, limits.flight_max, own_thread, prior(&facts)).with_home(home.is_some());
         let stats = StatsCell::new(methods[0], !dir.is_buffered(), refused.map(str::to_owned));
-        Hosted::new(self.opened, Arc::new(dir), &limits, inbox, stats, rules, Some(lock))
+        let mut hosted = Hosted::new(self.opened, Arc::new(dir), &limits, inbox, stats, rules, Some(lock));
+        hosted.tenancy.home = home;
+        hosted
     }
 }
 
 fn open_blocking(path: &Path, options: &Options, host: Option<Arc<Host>>) -> Result<Log, OpenError> {
     let claimed = Claimed::claim(path, options)?;
+    let serves = if host.is_some() { Serves::Logs } else { Serves::OneLog };
     let host = match host {
         Some(host) => host,
         None => Host::start(options.chosen_engine(), options.uring_required(), None)?,
     };
-    let hosted = claimed.recover()?.hosted(&host.inbox, host.methods, host.refused.as_deref(), true);
+    let hosted = claimed.recover()?.hosted(&host.inbox, host.methods, host.refused.as_deref(), serves);
     host.inbox.send(Command::Host(Box::new(hosted.tenancy))).map_err(|_| OpenError::RuntimeEnded)?;
     hosted.answer.recv().unwrap_or(Err(OpenError::RuntimeEnded))?;
     Ok(Log::new(hosted.shared, hosted.report, hosted.first, host.inbox.clone(), Some(host)))
 }
 
-/// What the device under `path` says of itself, as far as it can be found out.
-pub(crate) fn prior(path: &Path) -> Prior {
-    let facts = DeviceFacts::of(path).unwrap_or_default();
-    Prior { write_cache: facts.write_cache.map(|cache| cache != "write through"), fua: facts.fua }
+/// What a device says of itself, as far as it can be found out.
+pub(crate) fn prior(facts: &DeviceFacts) -> Prior {
+    let cache = facts.write_cache.as_deref();
+    Prior { write_cache: cache.map(|cache| cache != "write through"), fua: facts.fua }
 }
 
 /// 64 random bits from the kernel.
@@ -256,6 +273,7 @@ impl Hosted {
             spares: opened.spares,
             shape,
             lock,
+            home: None,
             buffer_bytes: limits.batch_bytes,
             pending_bytes_max: limits.pending_bytes_max,
             told,

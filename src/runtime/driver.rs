@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::durable::End;
+use super::seat::Seat;
+use super::stage::View;
 use super::sync::Arc;
 use super::{Command, Inbox, Job, PreparedFile, Shared, Tenancy, Work, Workshop};
 use crate::disk::{Alarm, Buffer, Completion, Disk, FileSlot, Lock, Notify, Write};
@@ -31,6 +33,8 @@ pub(crate) struct Driver {
     flights: Slab<Flight>,
     /// Whether a batch may be carried out on this thread, if that is quicker: not where the thread is a caller's.
     blocking_allowed: bool,
+    /// Where the thread may sit, if it has a choice.
+    seat: Option<Seat>,
     /// Kept between steps, so that a step allocates nothing.
     commands: Vec<Command>,
     completions: Vec<Completion>,
@@ -70,6 +74,7 @@ impl Driver {
             tenants: Slab::new(),
             flights: Slab::new(),
             blocking_allowed: true,
+            seat: None,
             commands: Vec::new(),
             completions: Vec::new(),
             woken: Vec::new(),
@@ -87,8 +92,16 @@ impl Driver {
         let start = Instant::now();
         while !self.is_done() {
             let pause = self.step(start.elapsed());
+            self.sit();
             let timeout = pause.until.map(|until| until.saturating_sub(start.elapsed()));
             self.disk.wait(notify, pause.wakeable, timeout);
+        }
+    }
+
+    /// Sits where the log's batches fare best.
+    fn sit(&mut self) {
+        if let (Some(seat), Some((_, tenant))) = (&mut self.seat, self.tenants.iter_mut().next()) {
+            seat.take(tenant.journal.tuner().choice().home);
         }
     }
 
@@ -192,6 +205,7 @@ impl Driver {
             spares,
             shape,
             lock,
+            home,
             buffer_bytes,
             pending_bytes_max,
             told,
@@ -199,6 +213,7 @@ impl Driver {
         let answer = self.attach_all(&shared, files, lock.as_ref(), buffer_bytes, pending_bytes_max);
         match answer {
             Ok((files, lock_slot)) => {
+                self.seat = home.and_then(Seat::new);
                 self.tenants.insert(Tenant {
                     journal,
                     shared,
@@ -207,6 +222,7 @@ impl Driver {
                     preparing: Preparing::Nothing,
                     freeing: Freeing::Nothing,
                     retry_wanted: false,
+                    hurry_wanted: false,
                     next_segment,
                     spares,
                     shape,
@@ -350,6 +366,7 @@ struct Tenant {
     preparing: Preparing,
     freeing: Freeing,
     retry_wanted: bool,
+    hurry_wanted: bool,
     next_segment: SegmentId,
     spares: Vec<u64>,
     /// What a segment to be prepared looks like.
@@ -367,10 +384,17 @@ impl Tenant {
         }
     }
 
+    /// What is staged, and from then on what to be woken for.
+    fn view(&mut self, wake: Wake) -> View {
+        let view = self.shared.stage.view(wake);
+        self.retry_wanted |= view.retry_wanted;
+        self.hurry_wanted |= view.hurry_wanted;
+        view
+    }
+
     /// Whether a batch is staged that can take more.
     fn awaits_company(&mut self) -> bool {
-        let view = self.shared.stage.view(Wake::Never);
-        self.retry_wanted |= view.retry_wanted;
+        let view = self.view(Wake::Never);
         view.staged == Staged::Open && !view.closing && !self.poisoned
     }
 
@@ -378,8 +402,7 @@ impl Tenant {
     fn submit(&mut self, turn: Turn, disk: &mut dyn Disk, flights: &mut Slab<Flight>) -> Next {
         loop {
             let wake = self.journal.wake();
-            let view = self.shared.stage.view(wake);
-            self.retry_wanted |= view.retry_wanted;
+            let view = self.view(wake);
             if self.poisoned {
                 return if view.closing { Next::Finished } else { Next::Wait(None) };
             }
@@ -503,6 +526,9 @@ impl Tenant {
             let header = SegmentHeader { id: self.next_segment, blocks, ..self.shape };
             let (shared, inbox) = (self.shared.clone(), inbox.clone());
             workshop.request(Job { tenant, shared, work: Work::Prepare { header, spare }, inbox });
+        }
+        if std::mem::take(&mut self.hurry_wanted) {
+            workshop.hurry();
         }
     }
 

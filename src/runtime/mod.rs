@@ -1,8 +1,8 @@
 //! THREADS AND WAKERS: no policy.
 //!
 //! - [`stage`]: appenders -> ring thread, over [`batches`] and [`queue`]. [`durable`]: the watermark and who waits for it.
-//! - [`driver`]: the loop. [`threads`]: the threads it runs on, and the helper that prepares segments. [`local`]: the loop
-//!   inside a caller's own thread.
+//! - [`driver`]: the loop. [`threads`]: the threads it runs on ([`seat`]: on which core), and the helper that prepares
+//!   segments. [`local`]: the loop inside a caller's own thread.
 //! - [`append`]: the futures.
 
 pub(crate) mod append;
@@ -14,6 +14,7 @@ pub(crate) mod local;
 pub(crate) mod prepare;
 mod queue;
 pub(crate) mod recycle;
+pub(crate) mod seat;
 pub(crate) mod stage;
 pub(crate) mod threads;
 
@@ -80,6 +81,8 @@ pub(crate) struct Tenancy {
     /// What a segment to be prepared looks like, but for its id.
     pub(crate) shape: SegmentHeader,
     pub(crate) lock: Option<Lock>,
+    /// The core that takes its disk's interrupts, for a ring thread that serves no other log.
+    pub(crate) home: Option<usize>,
     /// The size of a staging buffer.
     pub(crate) buffer_bytes: usize,
     pub(crate) pending_bytes_max: usize,
@@ -172,6 +175,9 @@ impl Inbox {
 pub(crate) trait Workshop: Send + Sync {
     /// Takes a job; its result comes as a [`Command`].
     fn request(&self, job: Job);
+
+    /// Somebody waits for what was asked for.
+    fn hurry(&self) {}
 }
 
 /// A job that panics fails: the driver waits for its end before it lets the log go. The hook told of the panic.

@@ -10,21 +10,34 @@ use crate::error::IoFailure;
 use crate::format::SegmentHeader;
 use crate::format::segment::{segment_name, spare_name};
 
-/// Zeros are written in pieces of this size: a flush that comes in between waits for one of them at most.
-const ZERO_BYTES: usize = 256 << 10;
+/// Zeros are written in pieces of this size: a flush that comes in between waits for one of them at most. Smaller ones
+/// hit more flushes, larger ones hit them harder.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Says when the next piece of zeros may be written, so that appends are not disturbed.
 pub(crate) trait Pace {
-    /// Waits until the next piece is due; `done` thousandths are written. False: nobody needs the segment any more.
-    fn wait(&mut self, done: u32) -> bool;
+    /// Waits until there is something to do; `done` thousandths are written.
+    fn wait(&mut self, done: u32) -> Fill;
 }
 
-/// Full speed: somebody waits for it.
+/// What to do with the rest of a segment that is being filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// Write the next piece of zeros.
+    Piece,
+    /// Leave the rest as it is: reserved, and read as zeros, but the first write of each block will change the file's
+    /// metadata, and so its flush takes about twice as long.
+    Enough,
+    /// Nobody needs the segment any more.
+    GiveUp,
+}
+
+/// All of it, at full speed.
 pub(crate) struct AtOnce;
 
 impl Pace for AtOnce {
-    fn wait(&mut self, _done: u32) -> bool {
-        true
+    fn wait(&mut self, _done: u32) -> Fill {
+        Fill::Piece
     }
 }
 
@@ -75,14 +88,15 @@ fn create(dir: &dyn Directory, header: &SegmentHeader, name: &str, pace: &mut dy
     };
     // Reserve first: a full disk is told early, and extents come in one piece.
     file.allocate(header.bytes())?;
-    let len = usize::try_from(header.bytes()).unwrap_or(usize::MAX).min(ZERO_BYTES);
-    let zeros = Buffer::new(len);
+    let left = |offset| usize::try_from(header.bytes() - offset).unwrap_or(usize::MAX);
+    let zeros = Buffer::new(left(0).min(PIECE_BYTES));
     let mut offset = 0;
     while offset < header.bytes() {
-        if !pace.wait(u32::try_from(offset * 1000 / header.bytes()).unwrap_or(1000)) {
-            return Ok(false);
-        }
-        let piece = usize::try_from(header.bytes() - offset).unwrap_or(usize::MAX).min(len);
+        let piece = match pace.wait(u32::try_from(offset * 1000 / header.bytes()).unwrap_or(1000)) {
+            Fill::Piece => zeros.len().min(left(offset)),
+            Fill::Enough => break,
+            Fill::GiveUp => return Ok(false),
+        };
         file.write_at(&zeros[..piece], offset)?;
         offset += piece as u64;
     }
@@ -107,20 +121,20 @@ mod tests {
     use crate::disk::sim::{Sim, SimOptions};
     use crate::lsn::{LogId, SegmentId};
 
-    /// Gives up once so many thousandths are written.
-    struct UpTo(u32);
+    /// Something else once so many thousandths are written.
+    struct UpTo(u32, Fill);
 
     impl Pace for UpTo {
-        fn wait(&mut self, done: u32) -> bool {
-            done < self.0
+        fn wait(&mut self, done: u32) -> Fill {
+            if done < self.0 { Fill::Piece } else { self.1 }
         }
     }
 
     #[test]
-    fn what_is_given_up_leaves_nothing_behind() {
+    fn what_is_given_up_leaves_nothing_behind_and_what_is_enough_is_whole() {
         let sim = Sim::new(1, SimOptions::default());
         let dir = sim.directory();
-        let blocks = u32::try_from(4 * ZERO_BYTES / 512).unwrap();
+        let blocks = u32::try_from(4 * PIECE_BYTES / 512).unwrap();
         let header = SegmentHeader {
             log_id: LogId::new([1; 16]),
             id: SegmentId::new(3),
@@ -128,9 +142,11 @@ mod tests {
             blocks,
             created_ns: 0,
         };
-        assert!(prepare(&*dir, &header, None, &mut UpTo(500)).unwrap().is_none());
+        assert!(prepare(&*dir, &header, None, &mut UpTo(500, Fill::GiveUp)).unwrap().is_none());
         assert!(sim.files().is_empty());
-        assert!(prepare(&*dir, &header, None, &mut UpTo(1001)).unwrap().is_some());
-        assert_eq!(sim.files(), [segment_name(header.id)]);
+        let file = prepare(&*dir, &header, None, &mut UpTo(500, Fill::Enough)).unwrap().unwrap();
+        assert_eq!((sim.files(), file.len()), (vec![segment_name(header.id)], Ok(header.bytes())));
+        let mut end = [1; 512];
+        assert_eq!((file.read_at(&mut end, header.bytes() - 512), end), (Ok(512), [0; 512]));
     }
 }

@@ -129,6 +129,8 @@ struct Inner {
     no_space: Option<IoFailure>,
     /// Somebody was refused for it since: worth another try.
     retry_wanted: bool,
+    /// Somebody began to wait for a segment since the ring thread last looked.
+    hurry_wanted: bool,
 }
 
 /// What the ring thread sees of the stage.
@@ -139,6 +141,7 @@ pub(crate) struct View {
     pub(crate) staged_records: u32,
     pub(crate) closing: bool,
     pub(crate) retry_wanted: bool,
+    pub(crate) hurry_wanted: bool,
 }
 
 /// Records that have their LSNs and their place, and are to be copied there, outside the lock.
@@ -198,6 +201,7 @@ impl Stage {
             segment_awaited: false,
             no_space: None,
             retry_wanted: false,
+            hurry_wanted: false,
         };
         Self {
             inner: Padded(Mutex::new(inner)),
@@ -371,6 +375,7 @@ impl Stage {
             staged_records: inner.batches.records(),
             closing: inner.closing,
             retry_wanted: std::mem::take(&mut inner.retry_wanted),
+            hurry_wanted: std::mem::take(&mut inner.hurry_wanted),
         }
     }
 
@@ -477,7 +482,7 @@ impl Inner {
         let staged = self.batches.staged();
         let due = match self.wake {
             Wake::Never => false,
-            Wake::AtNext => staged != Staged::Nothing || self.closing || self.retry_wanted,
+            Wake::AtNext => staged != Staged::Nothing || self.closing || self.retry_wanted || self.hurry_wanted,
             Wake::AtRecords(count) => {
                 let full = staged == Staged::Closed || stuck && staged == Staged::Open;
                 full || self.batches.records() >= count
@@ -512,7 +517,11 @@ impl Inner {
                     return Outcome::Refused(AppendError::NoSpace(failure.clone()));
                 }
                 None => {
-                    self.segment_awaited = true;
+                    if !self.segment_awaited {
+                        self.segment_awaited = true;
+                        self.hurry_wanted = true;
+                        self.wake = Wake::AtNext;
+                    }
                     return Outcome::NoRoom;
                 }
             },

@@ -7,14 +7,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
-
 use super::driver::Driver;
-use super::prepare::{AtOnce, Pace};
+use super::prepare::{AtOnce, Fill, Pace};
 use super::stage::Need;
 use super::sync::Arc;
-use super::{Inbox, Job, Shared, Workshop};
+use super::{Inbox, Job, Shared, Workshop, seat};
 use crate::disk::null::NullDisk;
 use crate::disk::ring::RingDisk;
 use crate::disk::syscall::SyscallDisk;
@@ -50,7 +47,10 @@ impl RingThread {
         let (told, answer) = mpsc::sync_channel(1);
         let theirs = inbox.clone();
         let main = move || {
-            let pinned = core.map_or(Ok(()), pin);
+            let pinned = core.map_or(Ok(()), |core| {
+                seat::pin(core)
+                    .map_err(|errno| IoFailure::from_errno(Op::Spawn, std::path::Path::new("ringwal"), 0, errno as i32))
+            });
             let disk = pinned.map_err(OpenError::Io).and_then(|()| make_disk(engine, uring_required));
             let (disk, refused) = match disk {
                 Ok(made) => made,
@@ -97,14 +97,6 @@ pub(super) fn make_disk(engine: Engine, uring_required: bool) -> Result<Made, Op
     }
 }
 
-/// Pins the calling thread.
-fn pin(core: usize) -> Result<(), IoFailure> {
-    let failed = |errno: nix::Error| IoFailure::from_errno(Op::Spawn, std::path::Path::new("ringwal"), 0, errno as i32);
-    let mut set = CpuSet::new();
-    set.set(core).map_err(failed)?;
-    sched_setaffinity(Pid::from_raw(0), &set).map_err(failed)
-}
-
 /// The thread that prepares segments, so that the ring thread never waits for a file system. Dropping it waits for the
 /// job at hand: nobody may work in a directory whose lock is about to be let go.
 #[derive(Debug)]
@@ -122,7 +114,9 @@ impl Helper {
         let main = move || {
             for job in work {
                 waiting.fetch_sub(1, Ordering::Relaxed);
-                let mut pace = Gentle { shared: job.shared(), queued: waiting.clone(), last: Instant::now() };
+                let now = Instant::now();
+                let mut pace =
+                    Gentle { shared: job.shared(), queued: waiting.clone(), last: now, interval: Duration::ZERO };
                 job.run(&mut pace);
             }
         };
@@ -138,39 +132,49 @@ struct Gentle {
     shared: Arc<Shared>,
     /// Jobs that wait for this one.
     queued: Arc<AtomicUsize>,
-    /// When the last piece was due.
+    /// When the last piece was due, and how long after the one before.
     last: Instant,
+    interval: Duration,
 }
 
-/// How often the helper looks whether the next piece is due.
-const LOOK: Duration = Duration::from_millis(1);
+/// How often the helper looks whether the next piece is due: several times while one becomes due, but not all the time,
+/// for each look takes a core from an appender or the ring thread.
+const LOOK_MIN: Duration = Duration::from_millis(1);
+const LOOKS: u32 = 8;
 
-/// No piece waits longer than this, however little is appended: 64 MiB are filled in 4 s.
-const PIECE_WAIT_MAX: Duration = Duration::from_millis(16);
+/// No piece waits longer than this, however little is appended: 64 MiB are filled in 16 s.
+const PIECE_WAIT_MAX: Duration = Duration::from_millis(64);
 
 impl Pace for Gentle {
-    fn wait(&mut self, done: u32) -> bool {
+    fn wait(&mut self, done: u32) -> Fill {
         loop {
-            let need = self.shared.stage.need();
-            if need == Need::Nothing {
-                return false;
-            }
             // Ready when three quarters of the current segment are used up.
-            let due = match need {
+            let due = match self.shared.stage.need() {
+                Need::Nothing => return Fill::GiveUp,
+                // Those who wait would wait for the zeros, too.
+                Need::Now => return Fill::Enough,
                 Need::Soon { used_permille } => done <= used_permille * 4 / 3,
-                Need::Now => true,
-                Need::Later | Need::Nothing => false,
+                Need::Later => false,
             };
-            if due || self.queued.load(Ordering::Relaxed) > 0 || self.last.elapsed() >= PIECE_WAIT_MAX {
+            let waited = self.last.elapsed();
+            if due || self.queued.load(Ordering::Relaxed) > 0 || waited >= PIECE_WAIT_MAX {
+                self.interval = waited;
                 self.last = Instant::now();
-                return true;
+                return Fill::Piece;
             }
-            thread::sleep(LOOK);
+            // `hurry` ends it early.
+            thread::park_timeout(LOOK_MIN.max(self.interval / LOOKS));
         }
     }
 }
 
 impl Workshop for Helper {
+    fn hurry(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+
     fn request(&self, job: Job) {
         self.queued.fetch_add(1, Ordering::Relaxed);
         let refused = match &self.jobs {

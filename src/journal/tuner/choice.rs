@@ -14,6 +14,9 @@ pub(crate) struct Choice {
     /// Whether to wait a moment, with nothing in flight, for the callers that were just served: one batch of all of them
     /// instead of two cohorts that wait for each other's flush.
     pub(crate) gather: bool,
+    /// Whether the ring thread keeps to the core that takes the disk's interrupts, where there is one such core: a
+    /// completion that has to wake another core first costs tens of microseconds.
+    pub(crate) home: bool,
 }
 
 /// A choice but for its method.
@@ -24,12 +27,20 @@ impl Choice {
     pub(crate) fn blocks(self) -> bool {
         self.method.blocks()
     }
+
+    /// The same with the ring thread at home if it is not, and the other way round.
+    pub(super) fn elsewhere(self) -> Self {
+        Self { home: !self.home, ..self }
+    }
 }
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, {} in flight", self.method.word(), self.depth)?;
-        if self.gather { f.write_str(", gathering") } else { Ok(()) }
+        if self.gather {
+            f.write_str(", gathering")?;
+        }
+        if self.home { f.write_str(", on the disk's core") } else { Ok(()) }
     }
 }
 
@@ -48,6 +59,8 @@ pub(crate) struct Rules {
     methods: Vec<Method>,
     shapes: Vec<Shape>,
     first: Method,
+    /// Whether the ring thread has a core to keep to.
+    pub(super) home: bool,
 }
 
 impl Rules {
@@ -75,21 +88,39 @@ impl Rules {
         };
         let first = prior.begins_with();
         let first = if methods.contains(&first) { first } else { methods[0] };
-        Self { methods, shapes, first }
+        Self { methods, shapes, first, home: false }
+    }
+
+    /// Says whether the ring thread has a core to keep to; if so, it begins there.
+    pub(crate) fn with_home(mut self, home: bool) -> Self {
+        self.home = home;
+        self
     }
 
     /// Where to begin.
     pub(super) fn first(&self) -> Choice {
         let (depth, gather) = self.shapes[0];
-        Choice { method: self.first, depth, gather }
+        Choice { method: self.first, depth, gather, home: self.home }
     }
 
     /// Where to begin with a caller alone: the hop to a kernel worker and back (two wake-ups, some 40 us of 140 where it
     /// was measured) buys it nothing, so that system calls on the ring thread are best if they may be used.
     pub(super) fn first_alone(&self) -> Choice {
         let method = if self.methods.contains(&Method::Syscalls) { Method::Syscalls } else { self.first };
-        let (depth, gather) = self.shapes[0];
-        Choice { method, depth, gather }
+        self.alone(method)
+    }
+
+    /// What a caller alone may choose from: there is nobody to gather, and a second batch is seldom there to fly.
+    pub(super) fn arms_alone(&self) -> Vec<Choice> {
+        self.methods.iter().map(|method| self.alone(*method)).collect()
+    }
+
+    /// A method for a caller alone: whoever joins it does not wait for its flush.
+    fn alone(&self, method: Method) -> Choice {
+        let (depth, gather) = if method == Method::Syscalls { self.shapes.first() } else { self.shapes.last() }
+            .copied()
+            .unwrap_or((1, false));
+        Choice { method, depth, gather, home: self.home }
     }
 
     /// All of it. A thread that blocks has one batch in flight, whatever it would like.
@@ -97,7 +128,7 @@ impl Rules {
         let of = |method: Method| {
             let only = self.shapes.len() == 1;
             let shapes = self.shapes.iter().filter(move |(depth, _)| only || *depth == 1 || method != Method::Syscalls);
-            shapes.map(move |&(depth, gather)| Choice { method, depth, gather })
+            shapes.map(move |&(depth, gather)| Choice { method, depth, gather, home: self.home })
         };
         self.methods.iter().copied().flat_map(of).collect()
     }

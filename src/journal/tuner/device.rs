@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use super::{Choice, Prior, Rules};
+use super::{Choice, Prior, Rules, Tuner};
 use crate::format::BATCH_HEADER_BYTES;
 use crate::journal::{Chain, Journal, Next, Place, Shape, Staged, Ticket, Wake};
 use crate::lsn::{Epoch, LogId, Lsn, SegmentId};
@@ -83,6 +83,9 @@ pub(super) struct World {
     /// How often the best choice changed.
     pub(super) changes: u32,
     best: Choice,
+    /// By how much slower everything is with the ring thread on the disk's core.
+    home: f64,
+    rules: Rules,
 }
 
 impl World {
@@ -97,7 +100,7 @@ impl World {
             trim: Lsn::ZERO,
             link: None,
         };
-        let mut journal = Journal::new(chain, Lsn::ZERO, &limits, rules);
+        let mut journal = Journal::new(chain, Lsn::ZERO, &limits, rules.clone());
         let best = journal.tuner().best();
         let coming = match arrivals {
             Arrivals::Closed(callers) => (0..u64::from(callers)).map(|at| Reverse(at * 300)).collect(),
@@ -120,7 +123,16 @@ impl World {
             latency: 0.0,
             changes: 0,
             best,
+            home: 1.0,
+            rules,
         }
+    }
+
+    /// With a core to keep to, on which everything takes `factor` times as long.
+    pub(super) fn at_home(mut self, factor: f64) -> Self {
+        self.home = factor;
+        *self.journal.tuner() = Tuner::new(self.rules.clone().with_home(true));
+        self
     }
 
     /// Uniform from 0 to 1.
@@ -208,7 +220,8 @@ impl World {
         // A disk's noise: mostly a little, now and then a lot.
         let noise = 0.9 + 0.2 * self.draw() + if self.draw() < 0.01 { 3.0 * self.draw() } else { 0.0 };
         let bytes_us = f64::from(count) * 268.0 / 2000.0;
-        let took = (self.device.us[method] * (1.0 + self.device.crowding * others) + bytes_us) * noise;
+        let home = if self.journal.tuner().choice().home { self.home } else { 1.0 };
+        let took = (self.device.us[method] * (1.0 + self.device.crowding * others) + bytes_us) * noise * home;
         self.tickets.push(Some(ticket));
         self.landing.push(Reverse((((self.now + took) * 1e3) as u64, self.tickets.len() - 1)));
     }

@@ -90,6 +90,8 @@ struct Arm {
 struct Class {
     best: usize,
     arms: Vec<Arm>,
+    /// The best with the ring thread elsewhere, where that is a choice.
+    elsewhere: Option<Arm>,
     /// The best's cost over many windows, and for how many it has been far from that.
     usual: Option<f64>,
     drifting: u32,
@@ -176,10 +178,9 @@ impl Tuner {
     pub(crate) fn reason(&self) -> String {
         let class = self.class();
         let best = class.arms[class.best].choice;
-        let runner_up = class.arms.iter().enumerate().filter(|(at, _)| *at != class.best);
-        let runner_up = runner_up.filter_map(|(_, arm)| Some((arm.ratio?, arm.choice)));
+        let runner_up = class.others().filter_map(|arm| Some((arm.ratio?, arm.choice)));
         match runner_up.min_by(|a, b| a.0.total_cmp(&b.0)) {
-            _ if class.arms.len() == 1 => format!("{best}: pinned"),
+            _ if class.others().next().is_none() => format!("{best}: pinned"),
             None => format!("{best}: not compared yet, with about {:.0} waiting", self.load.records()),
             Some((ratio, next)) => {
                 let waiting = self.load.records();
@@ -191,7 +192,7 @@ impl Tuner {
     /// Takes the wheel, for tests: any choice may follow any other.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn steer(&mut self, method: Method, depth: usize, gather: bool) {
-        self.steered = Some(Choice { method, depth, gather });
+        self.steered = Some(Choice { method, depth, gather, home: false });
     }
 
     /// Says whether blocking methods are permitted: not while one thread serves several logs.
@@ -213,7 +214,7 @@ impl Tuner {
     pub(crate) fn handle_landing(&mut self, landing: &Landing) {
         self.flush = landing.landed.saturating_sub(landing.submitted);
         self.earn(landing.landed);
-        if self.class().arms.len() == 1 || !self.window.handle(landing) {
+        if self.class().others().next().is_none() || !self.window.handle(landing) {
             return;
         }
         let (cost, now) = (self.window.cost(), landing.landed);
@@ -258,10 +259,13 @@ impl Tuner {
                 None if at == 0 => self.rules.first_alone(),
                 None => self.rules.first(),
             };
-            let arms: Vec<_> = self.rules.arms().into_iter().map(|choice| Arm::new(choice, now)).collect();
+            let arms = if at == 0 { self.rules.arms_alone() } else { self.rules.arms() };
+            let arms = arms.into_iter().map(|choice| Arm::new(Choice { home: first.home, ..choice }, now));
+            let arms: Vec<_> = arms.collect();
             let best = arms.iter().position(|arm| arm.choice == first).unwrap_or(0);
-            self.classes[at] =
-                Some(Class { best, arms, usual: None, drifting: 0, changes: 0.0, changed: Duration::ZERO });
+            let elsewhere = self.rules.home.then(|| Arm::new(arms[best].choice.elsewhere(), now));
+            let changed = Duration::ZERO;
+            self.classes[at] = Some(Class { best, arms, elsewhere, usual: None, drifting: 0, changes: 0.0, changed });
             self.advance = ADVANCE.as_secs_f64();
         }
         self.start_over();
@@ -303,7 +307,8 @@ impl Tuner {
         if class.drifting >= DRIFT_WINDOWS {
             class.drifting = 0;
             class.usual = Some(cost.per_record);
-            class.arms.iter_mut().for_each(|arm| *arm = Arm::new(arm.choice, now));
+            let all = class.arms.iter_mut().chain(&mut class.elsewhere);
+            all.for_each(|arm| *arm = Arm::new(arm.choice, now));
         }
     }
 
@@ -313,7 +318,7 @@ impl Tuner {
         let may_block = self.may_block;
         let class = self.class();
         let best = class.arms[class.best].choice;
-        let due = class.arms.iter().filter(|arm| arm.not_before <= now && arm.choice != best);
+        let due = class.others().filter(|arm| arm.not_before <= now);
         let due = due.filter(|arm| may_block || !arm.choice.blocks());
         // Never tried before tried, and the cheaper to try first.
         let arm = due.min_by(|a, b| a.ratio.unwrap_or(0.0).total_cmp(&b.ratio.unwrap_or(0.0)))?;
@@ -333,15 +338,37 @@ impl Tuner {
         self.news = true;
         let recent = (self.gain(now) - GAIN) / GAIN_FOR_EACH_CHANGE;
         let class = self.class_mut();
-        let Some(at) = class.arms.iter().position(|arm| arm.choice == trial.candidate) else { return };
-        let loser = if better { class.best } else { at };
-        class.arms[loser].lose(if better { ratio.recip() } else { ratio }, now);
+        let loss = if better { ratio.recip() } else { ratio };
+        match (class.arms.iter().position(|arm| arm.choice == trial.candidate), &mut class.elsewhere) {
+            (Some(at), _) if better => {
+                class.arms[class.best].lose(loss, now);
+                class.best = at;
+            }
+            (Some(at), _) => class.arms[at].lose(loss, now),
+            (None, Some(elsewhere)) => {
+                elsewhere.lose(loss, now);
+                if better {
+                    class.arms.iter_mut().for_each(|arm| arm.choice = arm.choice.elsewhere());
+                }
+            }
+            (None, None) => return,
+        }
+        if let Some(elsewhere) = &mut class.elsewhere {
+            elsewhere.choice = class.arms[class.best].choice.elsewhere();
+        }
         if better {
-            class.best = at;
             class.usual = None;
             class.changes = recent + 1.0;
             class.changed = now;
         }
+    }
+}
+
+impl Class {
+    /// All but the best.
+    fn others(&self) -> impl Iterator<Item = &Arm> {
+        let others = self.arms.iter().enumerate().filter(|(at, _)| *at != self.best).map(|(_, arm)| arm);
+        others.chain(&self.elsewhere)
     }
 }
 

@@ -158,7 +158,7 @@ fn it_does_not_flap_between_equals() {
 
 #[test]
 fn what_is_pinned_stays() {
-    let choice = Choice { method: Method::WriteThenFdatasync, depth: 3, gather: false };
+    let choice = Choice { method: Method::WriteThenFdatasync, depth: 3, gather: false, home: false };
     let mut world = pin(CONSUMER, Arrivals::Closed(16), choice);
     world.run(world.seconds(5_000));
     assert_eq!((world.journal.tuner().choice(), world.changes), (choice, 0));
@@ -169,6 +169,24 @@ fn what_is_pinned_stays() {
         world.run(world.seconds(100));
         assert_eq!(world.journal.tuner().choice().method, Method::DsyncWrite);
     }
+}
+
+/// A core of its own that others keep busy is left, one that suits is kept; also with everything else pinned.
+#[test]
+fn the_disks_core_is_kept_where_it_pays() {
+    for (factor, stays) in [(0.7, true), (1.0, true), (1.5, false)] {
+        for callers in [1, 16] {
+            let mut world = auto(VIRTIO, Arrivals::Closed(callers)).at_home(factor);
+            assert!(world.journal.tuner().best().home, "it begins there");
+            world.run(world.seconds(20_000));
+            let reason = world.journal.tuner().reason();
+            assert_eq!(world.journal.tuner().best().home, stays, "{factor}, {callers} callers: {reason}");
+        }
+    }
+    let choice = Choice { method: Method::DsyncWrite, depth: 2, gather: false, home: true };
+    let mut world = pin(VIRTIO, Arrivals::Closed(16), choice).at_home(1.5);
+    world.run(world.seconds(5_000));
+    assert_eq!(world.journal.tuner().best(), choice.elsewhere());
 }
 
 #[test]
