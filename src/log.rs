@@ -263,6 +263,12 @@ impl Log {
         Close { shared: self.handle.shared.clone() }
     }
 
+    /// Frees the segments all of whose records are below `first`, to be used again: what `truncate_before` will do.
+    #[cfg(feature = "cli")]
+    pub(crate) fn recycle(&self, first: Lsn) {
+        let _ = self.handle.inbox.send(Command::Recycle { shared: self.handle.shared.clone(), first });
+    }
+
     /// For tests: makes the driver panic.
     #[doc(hidden)]
     pub fn panic_for_tests(&self) {

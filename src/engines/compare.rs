@@ -88,6 +88,8 @@ pub struct Leg {
     pub rate: Option<(f64, Rate)>,
     /// The size of a segment, if it was asked for.
     pub segment_bytes: Option<u64>,
+    /// How much is kept behind, if not everything.
+    pub keep_bytes: Option<u64>,
     /// How many logs.
     pub logs: usize,
     /// What was measured.
@@ -113,6 +115,8 @@ pub struct Comparison {
     pub payloads: Arc<[Box<[u8]>]>,
     /// The size of segments; none for the default.
     pub segment_bytes: Option<u64>,
+    /// How much ringwal keeps behind, in bytes of records; none for everything.
+    pub keep_bytes: Option<u64>,
     /// How many logs on the one disk.
     pub logs: usize,
     /// Ends the present run early.
@@ -135,6 +139,7 @@ impl Comparison {
             rate: None,
             payloads: vec![vec![b'r'; payload].into_boxed_slice()].into(),
             segment_bytes: None,
+            keep_bytes: None,
             logs: 1,
             stop: Arc::new(AtomicBool::new(false)),
         }
@@ -179,6 +184,7 @@ impl Comparison {
             payload: self.payload_bytes(),
             rate,
             segment_bytes: self.segment_bytes,
+            keep_bytes: self.keep_bytes,
             logs: self.logs,
             sample,
         };
@@ -218,6 +224,7 @@ impl Comparison {
             rate,
             logs: self.logs,
             segment_bytes: self.segment_bytes,
+            keep_bytes: self.keep_bytes,
             pins: candidate.pins,
             stop: Arc::clone(&self.stop),
             ..Load::new(

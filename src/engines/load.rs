@@ -56,6 +56,9 @@ pub struct Load {
     pub logs: usize,
     /// The size of a segment, for those that have segments; none for the engine's own.
     pub segment_bytes: Option<u64>,
+    /// How much ringwal keeps behind, in bytes of records: as a log does whose application takes snapshots, it uses the
+    /// segments before that again. None: it keeps everything.
+    pub keep_bytes: Option<u64>,
     /// What is not left to `Auto`.
     pub pins: Pins,
 }
@@ -65,7 +68,24 @@ impl Load {
     #[must_use]
     pub fn new(callers: usize, payloads: Arc<[Box<[u8]>]>, limit: Limit) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        Self { callers, payloads, limit, stop, rate: None, logs: 1, segment_bytes: None, pins: Pins::default() }
+        Self {
+            callers,
+            payloads,
+            limit,
+            stop,
+            rate: None,
+            logs: 1,
+            segment_bytes: None,
+            keep_bytes: None,
+            pins: Pins::default(),
+        }
+    }
+
+    /// How many records are kept behind.
+    pub(super) fn kept_records(&self) -> Option<u64> {
+        let bytes: usize = self.payloads.iter().map(|payload| payload.len()).sum();
+        let mean = (bytes / self.payloads.len().max(1)).max(1);
+        Some(self.keep_bytes? / mean as u64)
     }
 
     /// The longest payload in bytes.

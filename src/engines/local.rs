@@ -10,7 +10,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::async_load::all_of;
 use super::meter::{Caller, Meter};
-use super::own::{counts, pinned};
+use super::own::{counts, pinned, snapshots};
 use super::{Engine, Failure, Load, Sample};
 use crate::log::{LocalLog, Log};
 use crate::options::{self, Options};
@@ -51,7 +51,7 @@ impl Engine for Local {
             let meter = Meter::new(load);
             started.send(Arc::clone(&meter))?;
             let logs = [log];
-            meter.watch(&|| counts(&logs), join)
+            snapshots(&logs, load, || meter.watch(&|| counts(&logs), join))
         })
     }
 }

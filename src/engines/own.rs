@@ -2,12 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
+use std::time::Duration;
 
 use super::async_load::{Appender, runtime, with_tasks};
 use super::file::each_log;
 use super::{Counts, Engine, Failure, Load, Sample};
 use crate::log::{Log, Runtime};
+use crate::lsn::Lsn;
 use crate::method::Method;
 use crate::options::{self, Options};
 
@@ -64,7 +67,7 @@ impl Engine for Own {
             };
             Ok(runtime.block_on(open)?)
         })?;
-        let sample = with_tasks(load, &runtime, &|| counts(&logs), logs.clone());
+        let sample = snapshots(&logs, load, || with_tasks(load, &runtime, &|| counts(&logs), logs.clone()));
         let mut closed = Ok(());
         for log in logs {
             closed = closed.and(runtime.block_on(log.close()));
@@ -95,6 +98,30 @@ pub(super) fn pinned(options: Options, load: &Load) -> Options {
         options = options.flight_max(batches).depth(batches);
     }
     options
+}
+
+/// How often an application takes a snapshot here. Far more often than any would: what is kept stays as asked.
+const SNAPSHOTS: Duration = Duration::from_millis(10);
+
+/// Carries out `run`; meanwhile the logs keep only what the load says.
+pub(super) fn snapshots<R>(logs: &[Log], load: &Load, run: impl FnOnce() -> R) -> R {
+    let Some(records) = load.kept_records() else { return run() };
+    thread::scope(|scope| {
+        let (stop, stopped) = channel::<()>();
+        scope.spawn(move || {
+            while stopped.recv_timeout(SNAPSHOTS) == Err(RecvTimeoutError::Timeout) {
+                for log in logs {
+                    let durable = log.durable_lsn().get();
+                    if durable > records {
+                        log.recycle(Lsn::new(durable - records));
+                    }
+                }
+            }
+        });
+        let done = run();
+        drop(stop);
+        done
+    })
 }
 
 /// What all the logs did.

@@ -34,6 +34,7 @@ pub fn json(leg: &Leg, facts: &Facts) -> String {
         "method": sample.method,
         "tuning": sample.tuning,
         "segment_bytes": leg.segment_bytes,
+        "keep_bytes": leg.keep_bytes,
         "logs": leg.logs,
         "rotations": sample.rotations,
         "behind": sample.behind,

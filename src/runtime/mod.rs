@@ -101,7 +101,10 @@ pub(crate) enum Command {
         file: Result<Option<PreparedFile>, IoFailure>,
     },
     /// Records below `first` are no longer wanted: whole segments of them may be used again, once that is durably said.
-    #[cfg_attr(not(any(test, feature = "sim")), expect(dead_code, reason = "no public call truncates a live log yet"))]
+    #[cfg_attr(
+        not(any(test, feature = "sim", feature = "cli")),
+        expect(dead_code, reason = "no public call truncates a live log yet")
+    )]
     Recycle {
         shared: Arc<Shared>,
         first: Lsn,

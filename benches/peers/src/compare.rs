@@ -48,6 +48,9 @@ pub struct Args {
     /// The size of ringwal's segments in bytes
     #[arg(long, value_name = "BYTES")]
     segment_bytes: Option<u64>,
+    /// How much ringwal keeps behind, in bytes of records, using the segments before again; default everything
+    #[arg(long)]
+    keep: Option<u64>,
     /// Append one JSON object per line to this file for each engine, callers and round
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -62,6 +65,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         seconds: args.seconds,
         rate: args.rate,
         segment_bytes: args.segment_bytes,
+        keep_bytes: args.keep,
         ..Comparison::new(&dir, args.payload)
     };
     if comparison.callers.is_empty() || comparison.callers.contains(&0) || comparison.rounds == 0 {

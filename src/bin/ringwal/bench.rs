@@ -59,6 +59,10 @@ pub(crate) struct Args {
     /// The size of ringwal's segments in bytes: small ones put rotations inside the window
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     segment_bytes: Option<u64>,
+    /// Lets ringwal keep only so many bytes of records and use the segments before them again, as a log does whose
+    /// application takes snapshots: with --warm-up, nothing is prepared inside the window
+    #[arg(long, value_name = "BYTES")]
+    keep: Option<u64>,
     /// How ringwal makes batches durable, several for a row each: auto, linked-fdatasync, dsync-write,
     /// write-fdatasync, syscalls
     #[arg(long = "method", value_name = "NAME", value_delimiter = ',', value_parser = method)]
@@ -160,6 +164,7 @@ fn comparison(args: &Args) -> Result<Comparison, Failure> {
         seconds,
         rate: args.rate,
         segment_bytes: args.segment_bytes,
+        keep_bytes: args.keep,
         logs: args.logs as usize,
         ..comparison
     })
@@ -219,6 +224,9 @@ fn print(
     };
     if let Some(bytes) = args.segment_bytes {
         what += &format!("; segments of {bytes} bytes");
+    }
+    if let Some(bytes) = args.keep {
+        what += &format!("; {bytes} bytes kept");
     }
     if args.logs > 1 {
         what += &format!("; {} logs", args.logs);
