@@ -117,18 +117,17 @@ impl Window {
         if in_order && let Some((next, read)) = self.ahead.take(segment.id(), end)? {
             let read = read.min(len - filled);
             self.buffer[filled..filled + read].copy_from_slice(&next[..read]);
+            self.ahead.give_back(next);
             filled += read;
         }
         if filled < len && (filled - kept).is_multiple_of(self.align) {
             filled += segment.file.read_at(&mut self.buffer[filled..len], offset + filled as u64)?;
         }
         (self.offset, self.len, self.segment) = (offset, filled, Some(segment.id()));
-        let behind = offset + filled as u64;
         // A simulated file has no time to gain, and its history must not depend on a thread.
-        if in_order && filled == len && behind < segment.header.bytes() && segment.file.fd().is_some() {
-            let rest = usize::try_from(segment.header.bytes() - behind).unwrap_or(usize::MAX);
-            let stretch = WINDOW_BYTES.min(rest).next_multiple_of(self.align);
-            self.ahead.start(segment.id(), &segment.file, behind, stretch);
+        if in_order && filled == len && segment.file.fd().is_some() {
+            let stretch = WINDOW_BYTES.next_multiple_of(self.align);
+            self.ahead.start(segment.id(), &segment.file, offset + filled as u64, stretch, segment.header.bytes());
         }
         Ok(())
     }

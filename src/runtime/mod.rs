@@ -1,7 +1,7 @@
 //! THREADS AND WAKERS: no policy.
 //!
 //! - [`stage`]: appenders -> ring thread, over [`batches`] and [`queue`]. [`durable`]: the watermark and who waits for it.
-//! - [`driver`]: the loop. [`threads`]: the threads it runs on ([`seat`]: on which core), and the helper that prepares
+//! - [`driver`]: the loop, over [`tenant`]s. [`threads`]: the threads it runs on ([`seat`]: on which core), and the helper that prepares
 //!   segments. [`local`]: the loop inside a caller's own thread.
 //! - [`append`]: the futures.
 
@@ -16,6 +16,7 @@ mod queue;
 pub(crate) mod recycle;
 pub(crate) mod seat;
 pub(crate) mod stage;
+mod tenant;
 pub(crate) mod threads;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

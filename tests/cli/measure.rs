@@ -35,6 +35,7 @@ fn json_lines_have_the_keys_of_the_contract() {
         "callers",
         "cpu_us_per",
         "engine",
+        "keep_bytes",
         "logs",
         "machine",
         "max_us",

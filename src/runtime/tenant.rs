@@ -1,0 +1,390 @@
+//! One log on a ring thread: its batches' way to the disk and back, its files, and what it asks of the helper.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::task::Waker;
+use std::time::Duration;
+
+use slab::Slab;
+
+use super::durable::End;
+use super::stage::View;
+use super::sync::Arc;
+use super::{Inbox, Job, PreparedFile, Shared, Tenancy, Work, Workshop};
+use crate::disk::{Buffer, Completion, Disk, FileSlot, Lock, Write};
+use crate::error::{Cause, IoFailure, Op};
+use crate::format::{BATCH_HEADER_BYTES, SegmentHeader};
+use crate::journal::placement::SPARES_MAX;
+use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space, Staged, Ticket, Wake};
+use crate::lsn::{Lsn, SegmentId};
+
+/// How long to wait before a segment is tried again that could not be prepared.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// A batch on its way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) tenant: usize,
+    ticket: Ticket,
+    segment: SegmentId,
+    submitted: Duration,
+    len: usize,
+    records: u32,
+}
+
+/// A log's turn in a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    pub(super) key: usize,
+    pub(super) now: Duration,
+    /// Whether nobody minds if this thread blocks.
+    pub(super) may_block: bool,
+}
+
+/// A segment's file in the disk's table.
+#[derive(Debug)]
+struct Attached {
+    id: SegmentId,
+    slot: FileSlot,
+    in_flight: usize,
+}
+
+/// Whether the workshop is busy for a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Preparing {
+    Nothing,
+    One,
+    Failed { at: Duration },
+}
+
+/// How far the freeing of segments has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Freeing {
+    Nothing,
+    /// Until the batch with this ticket is durable, which carries the trim LSN.
+    Marked {
+        first: Lsn,
+        ticket: u64,
+    },
+    /// The workshop is at it.
+    Busy,
+}
+
+/// One log on this ring thread.
+#[derive(Debug)]
+pub(super) struct Tenant {
+    pub(super) journal: Journal,
+    pub(super) shared: Arc<Shared>,
+    /// The segments that are written to or ready, in the order of their ids.
+    files: VecDeque<Attached>,
+    in_flight: usize,
+    preparing: Preparing,
+    freeing: Freeing,
+    retry_wanted: bool,
+    hurry_wanted: bool,
+    next_segment: SegmentId,
+    spares: Vec<u64>,
+    /// What a segment to be prepared looks like.
+    shape: SegmentHeader,
+    pub(super) lock: Option<Lock>,
+    lock_slot: Option<FileSlot>,
+    poisoned: bool,
+}
+
+impl Tenant {
+    /// Moves in: takes the log's files and lock into the disk's table, and gives it its buffers.
+    pub(super) fn host(tenancy: Tenancy, disk: &mut dyn Disk) -> Result<Self, IoFailure> {
+        let Tenancy { journal, shared, files, next_segment, spares, shape, lock, .. } = tenancy;
+        let pool = disk.pool(tenancy.buffer_bytes, tenancy.pending_bytes_max);
+        shared.stage.set_pool(pool.map_err(|error| IoFailure::new(Op::Ring, shared.dir.path(), 0, &error))?);
+        let lock_slot = lock.as_ref().map(|lock| disk.hold(lock.as_fd())).transpose()?;
+        let attach =
+            |(id, file): (SegmentId, PreparedFile)| Ok(Attached { id, slot: disk.attach(&file)?, in_flight: 0 });
+        let files = files.into_iter().map(attach).collect::<Result<_, IoFailure>>()?;
+        Ok(Self {
+            journal,
+            shared,
+            files,
+            in_flight: 0,
+            preparing: Preparing::Nothing,
+            freeing: Freeing::Nothing,
+            retry_wanted: false,
+            hurry_wanted: false,
+            next_segment,
+            spares,
+            shape,
+            lock,
+            lock_slot,
+            poisoned: false,
+        })
+    }
+
+    /// Whether something is in flight; or the helper may be at work in the directory, which is the next writer's as soon
+    /// as the lock is let go.
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight > 0 || self.preparing == Preparing::One || self.freeing == Freeing::Busy
+    }
+
+    /// Moves out: lets go of its files and its lock, and only then says so.
+    pub(super) fn leave(mut self, disk: &mut dyn Disk, woken: &mut Vec<Waker>) {
+        for file in self.files.drain(..) {
+            disk.detach(file.slot);
+        }
+        if let Some(slot) = self.lock_slot.take() {
+            disk.detach(slot);
+        }
+        if let Some(lock) = self.lock.take() {
+            // The ring may keep the file a little longer; the lock itself must be free when `close` resolves, unless a
+            // broken ring may still write.
+            if !disk.in_doubt() {
+                lock.release();
+            }
+        }
+        self.shared.finish(End::Closed, woken);
+        self.shared.release(woken);
+    }
+
+    /// Publishes the watermark.
+    pub(super) fn publish(&mut self, woken: &mut Vec<Waker>) {
+        if !self.poisoned {
+            self.shared.publish(self.journal.poll_durable(), woken);
+        }
+    }
+
+    /// What is staged, and from then on what to be woken for.
+    fn view(&mut self, wake: Wake) -> View {
+        let view = self.shared.stage.view(wake);
+        self.retry_wanted |= view.retry_wanted;
+        self.hurry_wanted |= view.hurry_wanted;
+        view
+    }
+
+    /// Whether a batch is staged that can take more.
+    pub(super) fn awaits_company(&mut self) -> bool {
+        let view = self.view(Wake::Never);
+        view.staged == Staged::Open && !view.closing && !self.poisoned
+    }
+
+    /// Submits whatever is due.
+    pub(super) fn submit(&mut self, turn: Turn, disk: &mut dyn Disk, flights: &mut Slab<Flight>) -> Next {
+        loop {
+            let wake = self.journal.wake();
+            let view = self.view(wake);
+            if self.poisoned {
+                return if view.closing { Next::Finished } else { Next::Wait(None) };
+            }
+            self.journal.tuner().permit_blocking(turn.may_block);
+            let next = self.journal.poll_next(view.staged, view.staged_records, view.closing, turn.now);
+            match next {
+                Next::Batch => {
+                    let Some((shape, mut buffer)) = self.shared.stage.take() else { return Next::Wait(None) };
+                    self.enter_segment(&shape, disk);
+                    pad(&shape, &mut buffer);
+                    let ticket = self.journal.handle_batch(&shape, &mut buffer, turn.now);
+                    self.fly(turn, ticket, &shape, buffer, disk, flights);
+                }
+                Next::Seal { close } => match self.shared.stage.take_seal() {
+                    Some((shape, mut buffer)) => {
+                        self.enter_segment(&shape, disk);
+                        pad(&shape, &mut buffer);
+                        let ticket = self.journal.handle_seal(&shape, close, &mut buffer, turn.now);
+                        self.fly(turn, ticket, &shape, buffer, disk, flights);
+                    }
+                    None => self.journal.handle_no_place(close),
+                },
+                // What came in before the wake-up was asked for would be nobody's to tell.
+                Next::Wait(_) if self.journal.wake() != wake => {}
+                Next::Wait(_) | Next::Finished => return next,
+            }
+        }
+    }
+
+    /// The one place where a batch meets the disk.
+    fn fly(
+        &mut self,
+        turn: Turn,
+        ticket: Ticket,
+        shape: &Shape,
+        buffer: Buffer,
+        disk: &mut dyn Disk,
+        flights: &mut Slab<Flight>,
+    ) {
+        let Place { segment, .. } = shape.place;
+        let file = self.files.iter_mut().find(|file| file.id == segment).expect("a ready segment's file is attached");
+        file.in_flight += 1;
+        self.in_flight += 1;
+        let (len, records) = (shape.bytes(), shape.count);
+        let method = ticket.method();
+        let token =
+            flights.insert(Flight { tenant: turn.key, ticket, segment, submitted: turn.now, len, records }) as u64;
+        disk.submit(Write { token, file: file.slot, offset: shape.place.offset(), len, buffer, method });
+    }
+
+    /// The first batch in a segment: readers learn of it before anything in it can be durable.
+    fn enter_segment(&mut self, shape: &Shape, disk: &mut dyn Disk) {
+        let entered = PathSegment { id: shape.place.segment, first: shape.first, link: self.journal.link() };
+        if self.shared.index.enter(entered) {
+            self.shared.stats.count_rotation();
+            self.let_go(disk);
+        }
+    }
+
+    /// Lets go of the files behind the current segment on which nothing is in flight.
+    fn let_go(&mut self, disk: &mut dyn Disk) {
+        let current = self.shared.index.last_id();
+        while self.files.front().is_some_and(|file| file.id < current && file.in_flight == 0) {
+            if let Some(file) = self.files.pop_front() {
+                disk.detach(file.slot);
+            }
+        }
+    }
+
+    pub(super) fn handle_completion(
+        &mut self,
+        flight: &Flight,
+        completion: Completion,
+        now: Duration,
+        disk: &mut dyn Disk,
+        woken: &mut Vec<Waker>,
+    ) {
+        self.in_flight -= 1;
+        if let Some(file) = self.files.iter_mut().find(|file| file.id == flight.segment) {
+            file.in_flight -= 1;
+        }
+        self.let_go(disk);
+        self.shared.stage.give_back(completion.buffer);
+        match completion.result {
+            Ok(()) => {
+                let took = now.saturating_sub(flight.submitted);
+                self.shared.stats.count_flush(completion.method, flight.len, flight.records, took);
+                self.journal.handle_landed(&flight.ticket, now);
+                if let Some(news) = self.journal.tuner().news() {
+                    self.shared.stats.set_tuning(news);
+                }
+            }
+            Err(failure) => self.poison(Cause::Io(failure), woken),
+        }
+    }
+
+    /// The first failure is final (promise P6).
+    pub(super) fn poison(&mut self, cause: Cause, woken: &mut Vec<Waker>) {
+        if !self.poisoned {
+            self.poisoned = true;
+            self.shared.finish(End::Poisoned(cause), woken);
+        }
+    }
+
+    /// Keeps segments ready: one request at a time, so that ids never have gaps.
+    pub(super) fn request_segment(
+        &mut self,
+        tenant: usize,
+        now: Duration,
+        workshop: &dyn Workshop,
+        inbox: &Arc<Inbox>,
+    ) {
+        let due = match self.preparing {
+            Preparing::Nothing => true,
+            Preparing::One => false,
+            // Not before a while has passed, and only when somebody was refused for it.
+            Preparing::Failed { at } => now >= at + RETRY && std::mem::take(&mut self.retry_wanted),
+        };
+        if due
+            && !self.poisoned
+            && let Some(blocks) = self.shared.stage.segment_wanted()
+        {
+            self.preparing = Preparing::One;
+            let spare = self.spares.pop();
+            // A spare is of the full length.
+            let blocks = if spare.is_some() { self.shape.blocks } else { blocks };
+            let header = SegmentHeader { id: self.next_segment, blocks, ..self.shape };
+            let (shared, inbox) = (self.shared.clone(), inbox.clone());
+            workshop.request(Job { tenant, shared, work: Work::Prepare { header, spare }, inbox });
+        }
+        if std::mem::take(&mut self.hurry_wanted) {
+            workshop.hurry();
+        }
+    }
+
+    /// Records below `first` are to go.
+    pub(super) fn handle_recycle(&mut self, first: Lsn) {
+        // What is being freed is freed first; whoever asks again meanwhile loses nothing but time.
+        if self.freeing == Freeing::Nothing && !self.poisoned {
+            let first = first.min(self.journal.poll_durable().next());
+            self.freeing = Freeing::Marked { first, ticket: self.journal.handle_trim(first) };
+        }
+    }
+
+    /// Once the mark is durable, nobody will need the segments below it: no batch is in flight to them, readers and
+    /// recovery begin behind them.
+    pub(super) fn request_freeing(&mut self, tenant: usize, workshop: &dyn Workshop, inbox: &Arc<Inbox>) {
+        if let Freeing::Marked { first, ticket } = self.freeing
+            && !self.poisoned
+            && self.journal.poll_settled(ticket)
+        {
+            let below = self.shared.index.trim(first);
+            debug_assert!(self.files.iter().all(|file| file.id >= below), "nothing is in flight to what is freed");
+            self.freeing = Freeing::Busy;
+            let room = SPARES_MAX.saturating_sub(self.spares.len());
+            let (shared, inbox) = (self.shared.clone(), inbox.clone());
+            workshop.request(Job {
+                tenant,
+                shared,
+                work: Work::Free { below, bytes: self.shape.bytes(), room },
+                inbox,
+            });
+        }
+    }
+
+    pub(super) fn handle_recycled(&mut self, spares: Result<Vec<u64>, IoFailure>, woken: &mut Vec<Waker>) {
+        self.freeing = Freeing::Nothing;
+        match spares {
+            Ok(spares) => self.spares.extend(spares),
+            // As for a segment that could not be prepared; files that stayed are freed by the next opening.
+            Err(failure) if !failure.is_shortage() => self.poison(Cause::Io(failure), woken),
+            Err(_) => {}
+        }
+    }
+
+    /// When a segment is to be tried again for which somebody was refused.
+    pub(super) fn retry_due(&self) -> Option<Duration> {
+        match self.preparing {
+            Preparing::Failed { at } if self.retry_wanted && !self.poisoned => Some(at + RETRY),
+            _ => None,
+        }
+    }
+
+    pub(super) fn handle_prepared(
+        &mut self,
+        header: &SegmentHeader,
+        file: Result<Option<PreparedFile>, IoFailure>,
+        now: Duration,
+        disk: &mut dyn Disk,
+        woken: &mut Vec<Waker>,
+    ) {
+        match file.and_then(|file| file.map(|file| disk.attach(&file)).transpose()) {
+            Ok(None) => self.preparing = Preparing::Nothing,
+            Ok(Some(slot)) => {
+                self.preparing = Preparing::Nothing;
+                self.next_segment = header.id.next();
+                self.files.push_back(Attached { id: header.id, slot, in_flight: 0 });
+                self.shared.stage.add_ready(Space {
+                    id: header.id,
+                    block_bytes: header.block_bytes,
+                    blocks: header.blocks,
+                });
+            }
+            // A device's flush is everybody's: one that failed for the helper may have dropped what this log wrote. And a
+            // disk that fails otherwise than by a shortage is not one to go on with.
+            Err(failure) if !failure.is_shortage() => self.poison(Cause::Io(failure), woken),
+            Err(failure) => {
+                self.preparing = Preparing::Failed { at: now };
+                self.shared.stage.set_no_space(failure);
+            }
+        }
+    }
+}
+
+/// Zeros between the records and the block boundary: a buffer's earlier life must not reach the disk.
+fn pad(shape: &Shape, buffer: &mut Buffer) {
+    buffer[BATCH_HEADER_BYTES + shape.records_bytes..shape.bytes()].fill(0);
+}
