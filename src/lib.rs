@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Thousands of callers share one flush: a dedicated ring thread takes whatever was staged while the last flush was under
-//! way, writes it with O_DIRECT into blocks that are already written, and links an fdatasync behind the write.
+//! way, writes it with O_DIRECT into blocks that are already written, and makes it durable in the way that the device, the
+//! file system and the load like best ([`Method`]).
 //!
 //! ```text
 //!  callers            stage                 journal              disk                  durable

@@ -236,7 +236,7 @@ impl Options {
     }
 
     /// The size of a segment file in bytes, rounded up to blocks. Default 64 MiB; at least 16 blocks, at most 16 GiB.
-    /// It is zero-filled ahead of use, so that appends overwrite written blocks; two are kept ready. A new log begins
+    /// It is zero-filled ahead of use where there is time, so that appends overwrite written blocks; two are kept ready. A new log begins
     /// with one of 1 MiB, so that opening it takes milliseconds; each behind it is twice as long, up to this length. A
     /// record waits for a segment at least `flight_max + 1` times as long as itself, or for one of this length.
     #[must_use]

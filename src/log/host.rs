@@ -55,7 +55,8 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// A builder; by default it builds one ring thread, not pinned.
+    /// A builder; by default it builds one ring thread, not pinned. (The ring thread of a log that is opened without a
+    /// runtime may pin itself: to the core that takes the disk's interrupts, where there is one and that pays.)
     #[must_use]
     pub fn builder() -> RuntimeBuilder {
         RuntimeBuilder { threads: 1, cores: Vec::new(), engine: Engine::Auto, require_uring: false }

@@ -222,7 +222,9 @@ impl Recorder {
         kill(pid, Signal::SIGSTOP).unwrap();
         let (over, wait) = std::sync::mpsc::channel::<()>();
         std::thread::spawn(move || {
-            let _over_or_dropped = wait.recv_timeout(STALL_MAX);
+            if wait.recv_timeout(STALL_MAX) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                say(&format!("something waits for the stalled disk:\n{}", kernel_stacks()));
+            }
             let _ = kill(pid, Signal::SIGCONT);
         });
         Stall { pid, _over: over, since: Instant::now() }
@@ -242,6 +244,16 @@ impl Recorder {
     }
 }
 
+/// Where this process's threads are in the kernel: who waits, and for what.
+fn kernel_stacks() -> String {
+    let mut text = String::new();
+    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        text += &format!("{}{}\n", read("comm"), read("stack"));
+    }
+    text
+}
+
 /// A stalled disk.
 #[derive(Debug)]
 pub(crate) struct Stall {
@@ -251,7 +263,7 @@ pub(crate) struct Stall {
 }
 
 /// No test keeps a disk stalled for longer.
-const STALL_MAX: Duration = Duration::from_secs(30);
+const STALL_MAX: Duration = Duration::from_secs(20);
 
 impl Drop for Stall {
     fn drop(&mut self) {
