@@ -14,6 +14,7 @@ use super::own::{counts, pinned, snapshots};
 use super::{Engine, Failure, Load, Sample};
 use crate::log::{LocalLog, Log};
 use crate::options::{self, Options};
+use crate::runtime::seat;
 
 /// ringwal without a ring thread, with one of its disks.
 #[derive(Debug)]
@@ -64,6 +65,10 @@ fn drive(
     opened: &Sender<Log>,
     start: &Receiver<Arc<Meter>>,
 ) -> Result<(), Failure> {
+    // A thread that owns its core, as this engine is for, chooses which: see `LocalLog::disk_core`.
+    if let Some(core) = LocalLog::disk_core(dir) {
+        let _anywhere = seat::pin(core);
+    }
     let runtime = Builder::new_current_thread().enable_io().build()?;
     LocalSet::new().block_on(&runtime, async {
         let log = LocalLog::open(dir, options).await?;

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::Log;
 use super::open::{Claimed, Errand, Recovered, Serves};
+use crate::disk::probe::DeviceFacts;
 use crate::error::OpenError;
 use crate::options::Options;
 use crate::runtime::append::block_on;
@@ -120,6 +121,17 @@ impl LocalLog {
     /// Dropping the future lets recovery end in the background; the log is let go then, as after a crash.
     pub fn open(path: impl AsRef<Path>, options: Options) -> LocalOpen {
         LocalOpen { request: Some((path.as_ref().to_path_buf(), options)), local: None, errand: Errand::default() }
+    }
+
+    /// The core on which a thread does best that drives a log on the disk under `path`, if there is one: it takes all of
+    /// that disk's interrupts, and a thread on another core is woken across cores for every write and every flush (a
+    /// durable write took 125 us there and 265 us beside it, where it was measured: a virtual disk with one queue). None
+    /// where a disk interrupts whichever core submitted, as NVMe does, and where it cannot be found out.
+    ///
+    /// Pin the thread there (sched_setaffinity(2)) if it has the choice; this does not.
+    #[must_use]
+    pub fn disk_core(path: impl AsRef<Path>) -> Option<usize> {
+        DeviceFacts::of(path.as_ref()).ok()?.core
     }
 
     /// Everything that there is to do, without sleeping: reaps, publishes, submits, wakes. Returns how long until it

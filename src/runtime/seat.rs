@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 const THIS: Pid = Pid::from_raw(0);
 
 /// Pins the calling thread.
-pub(super) fn pin(core: usize) -> Result<()> {
+pub(crate) fn pin(core: usize) -> Result<()> {
     sched_setaffinity(THIS, &only(core)?)
 }
 

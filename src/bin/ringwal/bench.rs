@@ -24,7 +24,8 @@ const PAYLOAD_BYTES_MAX: u64 = 16 << 20;
 /// fixed rate instead, and latency counts from the arrival (open loop). Every engine writes the same bytes, in a fresh
 /// sub-directory that is removed afterwards; rounds are interleaved and their order rotates. Baselines run on a growing
 /// file (/grow) and on one prepared like ringwal's (/direct); ratios are to the faster of the two. `null` is ringwal
-/// without a disk: what the work of ringwal and of this load costs by itself. `floor` is one durable 4 KiB overwrite
+/// without a disk: what the work of ringwal and of this load costs by itself. `ringwal-local` pins its one thread to the
+/// core that takes the disk's interrupts, where there is one. `floor` is one durable 4 KiB overwrite
 /// after the other by whichever calls are fastest here. Without options the whole comparison takes about four minutes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
