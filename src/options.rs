@@ -59,6 +59,7 @@ pub struct Options {
     create: bool,
     delay_max: Duration,
     depth: Option<usize>,
+    disk_core: bool,
     engine: Engine,
     /// The length of a log's first segment, unless segments are shorter: some milliseconds of zero-filling.
     first_segment_bytes: u64,
@@ -83,6 +84,7 @@ impl Default for Options {
             create: true,
             delay_max: Duration::ZERO,
             depth: None,
+            disk_core: true,
             engine: Engine::Auto,
             first_segment_bytes: 1 << 20,
             flight_max: 4,
@@ -145,6 +147,16 @@ impl Options {
     #[must_use]
     pub fn depth(mut self, batches: usize) -> Self {
         self.depth = Some(batches);
+        self
+    }
+
+    /// Whether a ring thread of the log's own may pin itself to the core that takes all of the disk's interrupts, where
+    /// there is one such core and as long as that pays. Default true. One thread of a process does so at most, none under
+    /// a seccomp filter; a [`Runtime`](crate::Runtime)'s threads never do, nor the thread of a
+    /// [`LocalLog`](crate::LocalLog).
+    #[must_use]
+    pub fn disk_core(mut self, may_pin: bool) -> Self {
+        self.disk_core = may_pin;
         self
     }
 
@@ -236,7 +248,9 @@ impl Options {
     }
 
     /// The size of a segment file in bytes, rounded up to blocks. Default 64 MiB; at least 16 blocks, at most 16 GiB.
-    /// It is zero-filled ahead of use where there is time, so that appends overwrite written blocks; two are kept ready. A new log begins
+    /// It is reserved and zero-filled ahead of use, so that appends overwrite written blocks; where somebody has to wait
+    /// for it, the rest is left reserved. (A thin-provisioned device below the file system may run out of space then when
+    /// it is written, which is a failed write, and poison.) Two are kept ready. A new log begins
     /// with one of 1 MiB, so that opening it takes milliseconds; each behind it is twice as long, up to this length. A
     /// record waits for a segment at least `flight_max + 1` times as long as itself, or for one of this length.
     #[must_use]
@@ -266,6 +280,11 @@ impl Options {
 
     pub(crate) fn uring_required(&self) -> bool {
         self.require_uring
+    }
+
+    pub(crate) fn may_sit_on_disk_core(&self) -> bool {
+        // Without a disk it has no core.
+        self.disk_core && self.engine != Engine::Null
     }
 
     pub(crate) fn chosen_lock_wait(&self) -> Duration {

@@ -256,10 +256,10 @@ pub(super) fn watching_tells<D: Disk>(disk: D, method: Method) {
         assert!(told, "nothing is told");
     };
     let mut out = Vec::new();
-    // A kernel worker lets go of a request after its completion, and says that there is work once more: once, not for ever.
+    // A kernel worker lets go of a request after its completion, and says that there is work once more.
     let quiet = |disk: &mut D| {
         let mut out = Vec::new();
-        let quiet = (0..100).any(|_| !disk.watch(&alarm) || (disk.reap(&mut out), false).1);
+        let quiet = (0..8).any(|_| !disk.watch(&alarm) || (disk.reap(&mut out), false).1);
         assert!(quiet && out.is_empty(), "nothing is left");
     };
     for round in 0..20u8 {

@@ -334,12 +334,13 @@ impl SegmentFile for RealFile {
         Ok(())
     }
 
-    fn allocate(&self, len: u64) -> Result<(), IoFailure> {
+    fn allocate(&self, len: u64) -> Result<bool, IoFailure> {
         let len = position(len, 0).map_err(|errno| self.failed(Op::Allocate, 0, errno))?;
         loop {
             match fallocate(&self.fd, FallocateFlags::empty(), 0, len) {
                 Err(Errno::EINTR) => {}
-                Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(()),
+                Ok(()) => return Ok(true),
+                Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(false),
                 Err(errno) => return Err(self.failed(Op::Allocate, 0, errno)),
             }
         }

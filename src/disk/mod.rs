@@ -137,8 +137,9 @@ pub(crate) trait SegmentFile: Send + Sync + fmt::Debug {
     /// Writes all of `buf` at `offset`.
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), IoFailure>;
 
-    /// Reserves space for `len` bytes; where the file system cannot, does nothing.
-    fn allocate(&self, len: u64) -> Result<(), IoFailure>;
+    /// Reserves space for `len` bytes, which are zeros from then on. False where the file system cannot: then nothing was
+    /// done.
+    fn allocate(&self, len: u64) -> Result<bool, IoFailure>;
 
     /// Makes bytes and length durable (fdatasync).
     fn sync(&self) -> Result<(), IoFailure>;

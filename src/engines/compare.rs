@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::load::{Limit, Load, Pins, Sample};
 use super::{Engine, Failure};
+use crate::log::LocalLog;
 
 /// An open loop's arrivals per second.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -225,6 +226,7 @@ impl Comparison {
             logs: self.logs,
             segment_bytes: self.segment_bytes,
             keep_bytes: self.keep_bytes,
+            core: LocalLog::disk_core(&self.dir),
             pins: candidate.pins,
             stop: Arc::clone(&self.stop),
             ..Load::new(

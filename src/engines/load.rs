@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 
 use super::Failure;
 use super::meter::{Caller, Meter};
+use crate::runtime::seat;
 
 /// More threads than this measure the scheduler: synchronous engines run the callers beyond it not at all.
 pub const THREADS_MAX: usize = 1024;
@@ -59,6 +60,8 @@ pub struct Load {
     /// How much ringwal keeps behind, in bytes of records: as a log does whose application takes snapshots, it uses the
     /// segments before that again. None: it keeps everything.
     pub keep_bytes: Option<u64>,
+    /// The core that takes all of the disk's interrupts, if there is one: a thread that appends alone sits there.
+    pub core: Option<usize>,
     /// What is not left to `Auto`.
     pub pins: Pins,
 }
@@ -77,6 +80,7 @@ impl Load {
             logs: 1,
             segment_bytes: None,
             keep_bytes: None,
+            core: None,
             pins: Pins::default(),
         }
     }
@@ -177,6 +181,10 @@ pub fn with_threads(
     let meter = Meter::new(load);
     let failure: Mutex<Option<Failure>> = Mutex::new(None);
     let run = |index| {
+        // As ringwal's own thread would: else luck decides which of them waits across cores.
+        if let (Some(core), 1) = (load.core, load.callers) {
+            let _anywhere = seat::pin(core);
+        }
         let mut caller = Caller::new(&meter, index);
         while let Some(at) = caller.next() {
             caller.sleep_until_due();

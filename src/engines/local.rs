@@ -46,7 +46,7 @@ impl Engine for Local {
         let (opened, open) = channel();
         let (started, start) = channel();
         thread::scope(|scope| {
-            let thread = scope.spawn(move || drive(dir, options, load.callers, &opened, &start));
+            let thread = scope.spawn(move || drive(dir, options, load.callers, load.core, &opened, &start));
             let join = || thread.join().unwrap_or_else(|_| Err("the callers' thread panicked".into()));
             let Ok(log) = open.recv() else { return Err(join().err().unwrap_or_else(|| "no log".into())) };
             let meter = Meter::new(load);
@@ -62,16 +62,17 @@ fn drive(
     dir: &Path,
     options: Options,
     callers: usize,
+    core: Option<usize>,
     opened: &Sender<Log>,
     start: &Receiver<Arc<Meter>>,
 ) -> Result<(), Failure> {
-    // A thread that owns its core, as this engine is for, chooses which: see `LocalLog::disk_core`.
-    if let Some(core) = LocalLog::disk_core(dir) {
-        let _anywhere = seat::pin(core);
-    }
     let runtime = Builder::new_current_thread().enable_io().build()?;
     LocalSet::new().block_on(&runtime, async {
         let log = LocalLog::open(dir, options).await?;
+        // A thread that owns its core, as this engine is for, chooses which: see `LocalLog::disk_core`.
+        if let Some(core) = core {
+            let _anywhere = seat::pin(core);
+        }
         opened.send(log.log().clone())?;
         let meter = start.recv()?;
         let driven = spawn_local(log.drive());

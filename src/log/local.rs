@@ -128,7 +128,8 @@ impl LocalLog {
     /// durable write took 125 us there and 265 us beside it, where it was measured: a virtual disk with one queue). None
     /// where a disk interrupts whichever core submitted, as NVMe does, and where it cannot be found out.
     ///
-    /// Pin the thread there (sched_setaffinity(2)) if it has the choice; this does not.
+    /// Pin the thread there (sched_setaffinity(2)) if it has the choice; this does not. Do so when the log is open: the
+    /// threads that an opening starts would inherit it.
     #[must_use]
     pub fn disk_core(path: impl AsRef<Path>) -> Option<usize> {
         DeviceFacts::of(path.as_ref()).ok()?.core

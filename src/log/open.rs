@@ -152,9 +152,9 @@ impl Claimed {
 /// What else the thread does that drives a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Serves {
-    /// Nothing.
+    /// Nothing, and it may choose its core.
     OneLog,
-    /// It drives other logs, too.
+    /// It may drive other logs, too.
     Logs,
     /// It is its callers' own.
     Callers,
@@ -167,9 +167,9 @@ pub(super) struct Recovered {
 }
 
 impl Recovered {
-    /// On its way to the driver behind `inbox`, whose disk can do `methods`. Where the driver has the thread for itself
-    /// (`own_thread`), it may block it, and waiting for callers that come back is worth a try: elsewhere they are back
-    /// before the driver has its turn. A thread that is the log's alone (`own_log`) may sit on the disk's core.
+    /// On its way to the driver behind `inbox`, whose disk can do `methods`. Where the driver has the thread for itself,
+    /// it may block it, and waiting for callers that come back is worth a try: in a caller's thread they are back before
+    /// the driver has its turn.
     pub(super) fn hosted(self, inbox: &Inbox, methods: &[Method], refused: Option<&str>, serves: Serves) -> Hosted {
         let Claimed { dir, limits, lock } = self.claimed;
         let mut pins = limits.pins;
@@ -189,7 +189,10 @@ impl Recovered {
 
 fn open_blocking(path: &Path, options: &Options, host: Option<Arc<Host>>) -> Result<Log, OpenError> {
     let claimed = Claimed::claim(path, options)?;
-    let serves = if host.is_some() { Serves::Logs } else { Serves::OneLog };
+    let serves = match host {
+        None if options.may_sit_on_disk_core() => Serves::OneLog,
+        _ => Serves::Logs,
+    };
     let host = match host {
         Some(host) => host,
         None => Host::start(options.chosen_engine(), options.uring_required(), None)?,

@@ -114,7 +114,11 @@ impl Window {
             self.buffer = Buffer::new(len);
         }
         let mut filled = kept;
-        if in_order && let Some((next, read)) = self.ahead.take(segment.id(), end)? {
+        // A long batch may want more than one.
+        while in_order
+            && filled < len
+            && let Some((next, read)) = self.ahead.take(segment.id(), offset + filled as u64)?
+        {
             let read = read.min(len - filled);
             self.buffer[filled..filled + read].copy_from_slice(&next[..read]);
             self.ahead.give_back(next);

@@ -198,9 +198,10 @@ impl Driver {
 
     /// A log that is closed (or poisoned and given up), with nothing in flight, is let go.
     fn retire(&mut self, key: usize) {
-        if !self.tenants[key].is_busy() {
-            self.tenants.remove(key).leave(&mut *self.disk, &mut self.woken);
+        if self.tenants[key].is_busy() {
+            return self.workshop.hurry();
         }
+        self.tenants.remove(key).leave(&mut *self.disk, &mut self.woken);
     }
 
     /// The driver panicked, or nobody will step it any more: every future of every log gets to know. What is in flight

@@ -180,7 +180,7 @@ pub(crate) trait Workshop: Send + Sync {
     /// Takes a job; its result comes as a [`Command`].
     fn request(&self, job: Job);
 
-    /// Somebody waits for what was asked for.
+    /// Somebody waits for a job to be done, or for its log to end.
     fn hurry(&self) {}
 }
 

@@ -1,4 +1,5 @@
-//! Preparing segments: created or taken from a spare, filled with zeros, made durable, and only then named.
+//! Preparing segments: created or taken from a spare, filled with zeros as far as there is time for it, made durable, and
+//! only then named.
 //!
 //! Runs on a helper thread (or inside an opening), never on the ring thread. The order is the point: whatever carries
 //! a segment's name is complete, whenever the power goes.
@@ -87,14 +88,15 @@ fn create(dir: &dyn Directory, header: &SegmentHeader, name: &str, pace: &mut dy
         created => created?,
     };
     // Reserve first: a full disk is told early, and extents come in one piece.
-    file.allocate(header.bytes())?;
+    let reserved = file.allocate(header.bytes())?;
     let left = |offset| usize::try_from(header.bytes() - offset).unwrap_or(usize::MAX);
     let zeros = Buffer::new(left(0).min(PIECE_BYTES));
     let mut offset = 0;
     while offset < header.bytes() {
         let piece = match pace.wait(u32::try_from(offset * 1000 / header.bytes()).unwrap_or(1000)) {
-            Fill::Piece => zeros.len().min(left(offset)),
-            Fill::Enough => break,
+            // Nothing but zeros makes it as long as it has to be where space cannot be reserved.
+            Fill::Enough if reserved => break,
+            Fill::Piece | Fill::Enough => zeros.len().min(left(offset)),
             Fill::GiveUp => return Ok(false),
         };
         file.write_at(&zeros[..piece], offset)?;
@@ -132,7 +134,12 @@ mod tests {
 
     #[test]
     fn what_is_given_up_leaves_nothing_behind_and_what_is_enough_is_whole() {
-        let sim = Sim::new(1, SimOptions::default());
+        for reserves in [true, false] {
+            leaves_nothing_or_a_whole_segment(Sim::new(1, SimOptions { reserves, ..SimOptions::default() }));
+        }
+    }
+
+    fn leaves_nothing_or_a_whole_segment(sim: Sim) {
         let dir = sim.directory();
         let blocks = u32::try_from(4 * PIECE_BYTES / 512).unwrap();
         let header = SegmentHeader {

@@ -1,5 +1,8 @@
 //! Where a ring thread sits: on one core, or wherever the scheduler likes.
 
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use nix::Result;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -12,10 +15,20 @@ pub(crate) fn pin(core: usize) -> Result<()> {
     sched_setaffinity(THIS, &only(core)?)
 }
 
-/// Whether threads like the calling one may sit on `core`, and elsewhere, too.
+/// Whether a thread of this process keeps to a core: one at most does, or several logs would crowd it.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Whether threads like the calling one may sit on `core`, and elsewhere, too. Not under a seccomp filter: hardened
+/// services are killed for sched_setaffinity(2).
 pub(crate) fn is_choice(core: usize) -> bool {
     let allowed = |set: CpuSet| (0..CpuSet::count()).filter(|core| set.is_set(*core) == Ok(true)).count();
     sched_getaffinity(THIS).is_ok_and(|set| set.is_set(core) == Ok(true) && allowed(set) > 1)
+        && fs::read_to_string("/proc/thread-self/status").is_ok_and(|status| !is_filtered(&status))
+}
+
+fn is_filtered(status: &str) -> bool {
+    let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
+    mode.is_some_and(|mode| mode.trim() != "0")
 }
 
 fn only(core: usize) -> Result<CpuSet> {
@@ -33,18 +46,31 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// For the calling thread, which is to stay the only one that uses it.
+    /// For the calling thread, which is to stay the only one that uses it. None if another thread has one.
     pub(super) fn new(core: usize) -> Option<Self> {
-        let seat = Self { home: only(core).ok()?, anywhere: sched_getaffinity(THIS).ok()?, at_home: false };
-        is_choice(core).then_some(seat)
+        let (home, anywhere) = (only(core).ok()?, sched_getaffinity(THIS).ok()?);
+        let free = is_choice(core) && !TAKEN.swap(true, Ordering::Relaxed);
+        free.then_some(Self { home, anywhere, at_home: false })
     }
 
-    /// Goes home, or lets the scheduler choose. Where that is refused meanwhile, everything stays as it is.
+    /// Goes home, or lets the scheduler choose among all that was allowed before. Where that is refused, everything stays
+    /// as it is.
     pub(super) fn take(&mut self, at_home: bool) {
-        if self.at_home != at_home {
-            self.at_home = at_home;
-            let _stays = sched_setaffinity(THIS, if at_home { &self.home } else { &self.anywhere });
+        if self.at_home == at_home {
+            return;
         }
+        if at_home && let Ok(now) = sched_getaffinity(THIS) {
+            self.anywhere = now;
+        }
+        if sched_setaffinity(THIS, if at_home { &self.home } else { &self.anywhere }).is_ok() {
+            self.at_home = at_home;
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        TAKEN.store(false, Ordering::Relaxed);
     }
 }
 
@@ -59,14 +85,21 @@ mod tests {
             let Some(core) = (0..CpuSet::count()).find(|core| is_choice(*core)) else {
                 return println!("SKIPPED: one core leaves no choice");
             };
-            let mut seat = Seat::new(core).unwrap();
+            let Some(mut seat) = Seat::new(core) else { return println!("SKIPPED: another test's log has the seat") };
+            assert!(Seat::new(core).is_none(), "one at a time");
             seat.take(true);
             assert_eq!(sched_getaffinity(THIS), only(core));
-            assert!(!is_choice(core) && Seat::new(core).is_none(), "nothing is left to choose");
+            assert!(!is_choice(core), "nothing is left to choose");
             seat.take(false);
             assert_eq!(sched_getaffinity(THIS), Ok(before));
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn a_filter_is_seen() {
+        assert!(is_filtered("Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n"));
+        assert!(!is_filtered("Name:\tx\nSeccomp:\t0\nSeccomp_filters:\t0\n"));
     }
 }

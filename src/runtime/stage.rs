@@ -446,6 +446,7 @@ impl Stage {
     pub(crate) fn set_no_space(&self, failure: IoFailure) {
         let mut inner = lock(&self.inner.0);
         inner.no_space = Some(failure);
+        inner.segment_awaited = false;
         self.wake_heads(inner);
     }
 

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -103,6 +103,8 @@ pub(super) fn make_disk(engine: Engine, uring_required: bool) -> Result<Made, Op
 pub(super) struct Helper {
     jobs: Option<mpsc::Sender<Job>>,
     queued: Arc<AtomicUsize>,
+    /// Somebody waits for one of the jobs.
+    hurried: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -110,18 +112,24 @@ impl Helper {
     pub(super) fn start() -> std::io::Result<Self> {
         let (jobs, work) = mpsc::channel::<Job>();
         let queued = Arc::new(AtomicUsize::new(0));
-        let waiting = queued.clone();
+        let hurried = Arc::new(AtomicBool::new(false));
+        let (waiting, hurry) = (queued.clone(), hurried.clone());
         let main = move || {
             for job in work {
                 waiting.fetch_sub(1, Ordering::Relaxed);
                 let now = Instant::now();
-                let mut pace =
-                    Gentle { shared: job.shared(), queued: waiting.clone(), last: now, interval: Duration::ZERO };
+                let mut pace = Gentle {
+                    shared: job.shared(),
+                    queued: waiting.clone(),
+                    hurried: hurry.clone(),
+                    last: now,
+                    interval: Duration::ZERO,
+                };
                 job.run(&mut pace);
             }
         };
         let thread = thread::Builder::new().name("ringwal-prepare".to_owned()).spawn(main)?;
-        Ok(Self { jobs: Some(jobs), queued, thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), queued, hurried, thread: Some(thread) })
     }
 }
 
@@ -132,6 +140,7 @@ struct Gentle {
     shared: Arc<Shared>,
     /// Jobs that wait for this one.
     queued: Arc<AtomicUsize>,
+    hurried: Arc<AtomicBool>,
     /// When the last piece was due, and how long after the one before.
     last: Instant,
     interval: Duration,
@@ -156,9 +165,14 @@ impl Pace for Gentle {
                 Need::Soon { used_permille } => done <= used_permille * 4 / 3,
                 Need::Later => false,
             };
+            let queued = self.queued.load(Ordering::Relaxed) > 0;
+            // It is not this one that is waited for, but one behind it.
+            if self.hurried.swap(false, Ordering::Relaxed) && queued {
+                return Fill::Enough;
+            }
             let waited = self.last.elapsed();
-            if due || self.queued.load(Ordering::Relaxed) > 0 || waited >= PIECE_WAIT_MAX {
-                self.interval = waited;
+            if due || queued || waited >= PIECE_WAIT_MAX {
+                self.interval = waited.min(PIECE_WAIT_MAX);
                 self.last = Instant::now();
                 return Fill::Piece;
             }
@@ -170,9 +184,8 @@ impl Pace for Gentle {
 
 impl Workshop for Helper {
     fn hurry(&self) {
-        if let Some(thread) = &self.thread {
-            thread.thread().unpark();
-        }
+        self.hurried.store(true, Ordering::Relaxed);
+        self.rouse();
     }
 
     fn request(&self, job: Job) {
@@ -181,9 +194,20 @@ impl Workshop for Helper {
             Some(jobs) => jobs.send(job).err().map(|mpsc::SendError(job)| job),
             None => Some(job),
         };
+        // The one at hand gives way.
+        self.rouse();
         // The helper died: better late than never.
         if let Some(job) = refused {
             job.run(&mut AtOnce);
+        }
+    }
+}
+
+impl Helper {
+    /// Lets it look.
+    fn rouse(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
         }
     }
 }

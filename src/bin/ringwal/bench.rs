@@ -24,8 +24,9 @@ const PAYLOAD_BYTES_MAX: u64 = 16 << 20;
 /// fixed rate instead, and latency counts from the arrival (open loop). Every engine writes the same bytes, in a fresh
 /// sub-directory that is removed afterwards; rounds are interleaved and their order rotates. Baselines run on a growing
 /// file (/grow) and on one prepared like ringwal's (/direct); ratios are to the faster of the two. `null` is ringwal
-/// without a disk: what the work of ringwal and of this load costs by itself. `ringwal-local` pins its one thread to the
-/// core that takes the disk's interrupts, where there is one. `floor` is one durable 4 KiB overwrite
+/// without a disk: what the work of ringwal and of this load costs by itself. A thread that appends alone (the floor, a
+/// blocking engine with one caller, ringwal-local's) is pinned to the core that takes the disk's interrupts, where there
+/// is one: a Log pins its ring thread by itself. `floor` is one durable 4 KiB overwrite
 /// after the other by whichever calls are fastest here. Without options the whole comparison takes about four minutes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -61,7 +62,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     segment_bytes: Option<u64>,
     /// Lets ringwal keep only so many bytes of records and use the segments before them again, as a log does whose
-    /// application takes snapshots: with --warm-up, nothing is prepared inside the window
+    /// application takes snapshots: with --warm-up, nothing is zero-filled inside the window
     #[arg(long, value_name = "BYTES")]
     keep: Option<u64>,
     /// How ringwal makes batches durable, several for a row each: auto, linked-fdatasync, dsync-write,

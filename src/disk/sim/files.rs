@@ -283,10 +283,13 @@ impl SegmentFile for SimFile {
         })
     }
 
-    fn allocate(&self, len: u64) -> Result<(), IoFailure> {
+    fn allocate(&self, len: u64) -> Result<bool, IoFailure> {
         self.run(Op::Allocate, 0, |state| {
             self.writable()?;
-            state.allocate(self.inode, len)
+            if state.options.reserves {
+                state.allocate(self.inode, len)?;
+            }
+            Ok(state.options.reserves)
         })
     }
 

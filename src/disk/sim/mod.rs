@@ -81,6 +81,8 @@ pub struct SimOptions {
     pub dsync: Dsync,
     /// Whether a killed process's writes may land after the next opening: what a lock that outlives them prevents.
     pub late: bool,
+    /// Whether space can be reserved: not every file system has fallocate(2).
+    pub reserves: bool,
     /// The directory's path, for messages.
     pub path: PathBuf,
 }
@@ -92,6 +94,7 @@ impl Default for SimOptions {
             flush: FlushScope::Device,
             dsync: Dsync::Through,
             late: false,
+            reserves: true,
             path: PathBuf::from("/sim"),
         }
     }

@@ -117,9 +117,9 @@ impl Rules {
 
     /// A method for a caller alone: whoever joins it does not wait for its flush.
     fn alone(&self, method: Method) -> Choice {
-        let (depth, gather) = if method == Method::Syscalls { self.shapes.first() } else { self.shapes.last() }
-            .copied()
-            .unwrap_or((1, false));
+        let deepest = self.shapes.iter().rev().find(|(_, gathers)| !gathers).or(self.shapes.last());
+        let shape = if method == Method::Syscalls { self.shapes.first() } else { deepest };
+        let (depth, gather) = shape.copied().unwrap_or((1, false));
         Choice { method, depth, gather, home: self.home }
     }
 
