@@ -74,6 +74,12 @@ impl Window {
         self.ahead.forget();
     }
 
+    /// Takes what was read of a segment by others: `len` bytes from its beginning.
+    pub(crate) fn hold(&mut self, segment: &Segment, buffer: Buffer, len: usize) {
+        self.ahead.forget();
+        (self.buffer, self.segment, self.offset, self.len) = (buffer, Some(segment.id()), 0, len);
+    }
+
     /// `blocks` blocks from `block` of `segment`; fewer bytes at the end of the file. With `ahead`, reads on beyond
     /// them, for what is likely asked next.
     pub(crate) fn bytes(

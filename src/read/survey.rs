@@ -136,10 +136,12 @@ impl<'a> Survey<'a> {
         access: Access,
     ) -> Result<Option<(Segment, bool)>, Refusal> {
         let file = self.dir.open(name, access)?;
-        let mut block = Buffer::new((align as usize).max(SEGMENT_HEADER_BYTES));
-        let len = file.read_at(&mut block, 0)?;
+        // The first batch's header, too: of a large log every read counts.
+        let block = (align as usize).max(SEGMENT_HEADER_BYTES);
+        let mut begin = Buffer::new(2 * block);
+        let len = file.read_at(&mut begin, 0)?;
         let path = file.path().to_path_buf();
-        match SegmentHeader::decode(&block[..len]) {
+        match SegmentHeader::decode(&begin[..len.min(block)]) {
             Verdict::Newer(version) => Err(Refusal::Newer { path, version }),
             // A segment got its name at its full length: a shorter one has lost what stood behind.
             Verdict::Valid(header)
@@ -149,6 +151,7 @@ impl<'a> Survey<'a> {
             {
                 self.log_id = Some(header.log_id);
                 let segment = Segment { header, file };
+                self.window.hold(&segment, begin, len);
                 let first = self.window.header_at(&segment, 1, false)?;
                 if let Verdict::Newer(version) = first {
                     return Err(Refusal::Newer { path, version });

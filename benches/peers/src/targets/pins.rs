@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, default_value_t = 0.5)]
     seconds: f64,
     /// Seconds more at the beginning of each run that do not count
-    #[arg(long, default_value_t = 0.4)]
+    #[arg(long, default_value_t = 3.0)]
     warm_up: f64,
     /// Where outcomes are kept
     #[arg(long, default_value = "targets.jsonl")]
