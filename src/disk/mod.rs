@@ -37,6 +37,7 @@ pub(crate) mod null;
 pub(crate) mod overwrite;
 pub(crate) mod probe;
 pub(crate) mod ring;
+pub(crate) mod seat;
 pub(crate) mod shared;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -11,7 +11,7 @@ use super::file::Direct;
 use super::load::with_threads;
 use super::{Counts, Engine, Failure, Load, Sample};
 use crate::disk::overwrite::{Overwriter, Sequence};
-use crate::runtime::seat;
+use crate::disk::seat;
 
 /// How long each sequence of calls is tried, after a tenth of this to warm up.
 const TRIAL: Duration = Duration::from_millis(60);

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 
 use super::Failure;
 use super::meter::{Caller, Meter};
-use crate::runtime::seat;
+use crate::disk::seat;
 
 /// More threads than this measure the scheduler: synchronous engines run the callers beyond it not at all.
 pub const THREADS_MAX: usize = 1024;

@@ -12,9 +12,9 @@ use super::async_load::all_of;
 use super::meter::{Caller, Meter};
 use super::own::{counts, pinned, snapshots};
 use super::{Engine, Failure, Load, Sample};
+use crate::disk::seat;
 use crate::log::{LocalLog, Log};
 use crate::options::{self, Options};
-use crate::runtime::seat;
 
 /// ringwal without a ring thread, with one of its disks.
 #[derive(Debug)]

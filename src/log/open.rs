@@ -14,7 +14,7 @@ use super::Log;
 use super::host::Host;
 use crate::disk::file::RealDirectory;
 use crate::disk::probe::DeviceFacts;
-use crate::disk::{BufferPool, Directory, Lock};
+use crate::disk::{BufferPool, Directory, Lock, seat};
 use crate::error::{IoFailure, Op, OpenError};
 use crate::format::SegmentHeader;
 use crate::journal::tuner::{Prior, Rules};
@@ -28,7 +28,7 @@ use crate::runtime::durable::Durable;
 use crate::runtime::index::Index;
 use crate::runtime::stage::{Parts, Stage};
 use crate::runtime::sync::{Arc, Mutex, lock};
-use crate::runtime::{Command, Inbox, Shared, Tenancy, seat};
+use crate::runtime::{Command, Inbox, Shared, Tenancy};
 use crate::stats::StatsCell;
 
 /// Resolves with an open log. Made by [`Log::open`]. The work goes on on a thread of its own from the first poll.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::seat::Seat;
 use super::sync::Arc;
 use super::tenant::{Flight, Tenant, Turn};
 use super::{Command, Inbox, Tenancy, Workshop};
+use crate::disk::seat::Seat;
 use crate::disk::{Alarm, Completion, Disk, Lock, Notify};
 use crate::error::{Cause, OpenError};
 use crate::journal::{Next, Wake};

@@ -1,8 +1,8 @@
 //! THREADS AND WAKERS: no policy.
 //!
 //! - [`stage`]: appenders -> ring thread, over [`batches`] and [`queue`]. [`durable`]: the watermark and who waits for it.
-//! - [`driver`]: the loop, over [`tenant`]s. [`threads`]: the threads it runs on ([`seat`]: on which core), and the helper that prepares
-//!   segments. [`local`]: the loop inside a caller's own thread.
+//! - [`driver`]: the loop, over [`tenant`]s. [`threads`]: the threads it runs on, and the helper that prepares segments.
+//!   [`local`]: the loop inside a caller's own thread.
 //! - [`append`]: the futures.
 
 pub(crate) mod append;
@@ -14,7 +14,6 @@ pub(crate) mod local;
 pub(crate) mod prepare;
 mod queue;
 pub(crate) mod recycle;
-pub(crate) mod seat;
 pub(crate) mod stage;
 mod tenant;
 pub(crate) mod threads;

@@ -11,11 +11,11 @@ use super::driver::Driver;
 use super::prepare::{AtOnce, Fill, Pace};
 use super::stage::Need;
 use super::sync::Arc;
-use super::{Inbox, Job, Shared, Workshop, seat};
+use super::{Inbox, Job, Shared, Workshop};
 use crate::disk::null::NullDisk;
 use crate::disk::ring::RingDisk;
 use crate::disk::syscall::SyscallDisk;
-use crate::disk::{Disk, Method, Notify};
+use crate::disk::{Disk, Method, Notify, seat};
 use crate::error::{Cause, IoFailure, Op, OpenError};
 use crate::options::Engine;
 

@@ -39,7 +39,7 @@ fn only(core: usize) -> Result<CpuSet> {
 
 /// A choice of two: one core, or all that the thread was allowed.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(crate) struct Seat {
     home: CpuSet,
     anywhere: CpuSet,
     at_home: bool,
@@ -47,7 +47,7 @@ pub(super) struct Seat {
 
 impl Seat {
     /// For the calling thread, which is to stay the only one that uses it. None if another thread has one.
-    pub(super) fn new(core: usize) -> Option<Self> {
+    pub(crate) fn new(core: usize) -> Option<Self> {
         let (home, anywhere) = (only(core).ok()?, sched_getaffinity(THIS).ok()?);
         let free = is_choice(core) && !TAKEN.swap(true, Ordering::Relaxed);
         free.then_some(Self { home, anywhere, at_home: false })
@@ -55,7 +55,7 @@ impl Seat {
 
     /// Goes home, or lets the scheduler choose among all that was allowed before. Where that is refused, everything stays
     /// as it is.
-    pub(super) fn take(&mut self, at_home: bool) {
+    pub(crate) fn take(&mut self, at_home: bool) {
         if self.at_home == at_home {
             return;
         }
