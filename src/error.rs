@@ -361,7 +361,8 @@ impl std::error::Error for AppendError {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubmitError {
-    /// The bound `pending_bytes_max` is reached (promise P9). Nothing was appended; wait for earlier ones.
+    /// The bound `pending_bytes_max` is reached (promise P9), or the next segment is being prepared. Nothing was appended;
+    /// wait for earlier ones, or use `append`, which waits.
     Full,
     /// As for an append.
     Append(AppendError),
@@ -371,7 +372,7 @@ impl fmt::Display for SubmitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full => {
-                f.write_str("pending_bytes_max is reached; wait for earlier appends, or use append, which waits")
+                f.write_str("no room yet (pending_bytes_max, or a segment being prepared); append waits for it")
             }
             Self::Append(error) => error.fmt(f),
         }

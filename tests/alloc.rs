@@ -210,7 +210,7 @@ fn offences(name: &str, change: fn(&mut [u8])) -> Vec<String> {
         Options::default().segment_bytes(SEGMENT_BYTES as u64).pending_bytes_max(1 << 20).allow_volatile(true);
     let log = Log::open(&scratch.0, options.clone()).wait().unwrap();
     for record in [&b"one"[..], b"two", b"three"] {
-        log.submit(record).unwrap().wait().unwrap();
+        log.append(record).wait().unwrap();
     }
     log.close().wait().unwrap();
     drop(log);

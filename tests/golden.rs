@@ -339,7 +339,7 @@ fn todays_writer_goes_on_behind_the_golden_bytes() {
         let mut expected = (golden.kept)();
         let log = Log::open(&place.0, options).wait().unwrap();
         assert_eq!(payloads(log.read(..).unwrap()), expected, "{}", golden.name);
-        log.submit(b"behind").unwrap().wait().unwrap();
+        log.append(b"behind").wait().unwrap();
         expected.push(b"behind".to_vec());
         log.close().wait().unwrap();
         assert_eq!(payloads(Reader::open(&place.0).unwrap().read(..).unwrap()), expected, "{}", golden.name);

@@ -13,7 +13,7 @@ fn a_closed_log_opens_again_at_once() {
     let options = Options::default().segment_bytes(1 << 20).allow_volatile(true);
     for round in 1..=400 {
         let log = Log::open(&dir, options.clone()).wait().unwrap_or_else(|error| panic!("opening {round}: {error}"));
-        assert_eq!(log.submit(b"record").unwrap().wait().unwrap(), Lsn::new(round));
+        assert_eq!(log.append(b"record").wait().unwrap(), Lsn::new(round));
         log.close().wait().unwrap();
     }
     fs::remove_dir_all(&dir).unwrap();

@@ -158,6 +158,14 @@ impl<'a> Append<'a> {
         let cargo = shared.stage.check_record(payload.len()).map(|()| Cargo::record(shared, payload));
         Self { shared, inner: Appending::new(1, cargo) }
     }
+
+    /// Blocks the calling thread until the record is durable: for threads without a runtime.
+    ///
+    /// # Errors
+    /// As the future.
+    pub fn wait(self) -> Result<Lsn, AppendError> {
+        block_on(self)
+    }
 }
 
 impl Future for Append<'_> {
@@ -194,6 +202,14 @@ impl<'a> AppendBatch<'a> {
             Cargo::Group(records.iter().map(|record| (shared.stage.crc(record.as_ref()), record.as_ref())).collect())
         });
         Self { shared, inner: Appending::new(records.len() as u64, cargo) }
+    }
+
+    /// Blocks the calling thread until the group is durable: for threads without a runtime.
+    ///
+    /// # Errors
+    /// As the future.
+    pub fn wait(self) -> Result<RangeInclusive<Lsn>, AppendError> {
+        block_on(self)
     }
 }
 
