@@ -250,9 +250,8 @@ impl Options {
     /// The size of a segment file in bytes, rounded up to blocks. Default 64 MiB; at least 16 blocks, at most 16 GiB.
     /// It is reserved and zero-filled ahead of use, so that appends overwrite written blocks; where somebody has to wait
     /// for it, the rest is left reserved. (A thin-provisioned device below the file system may run out of space then when
-    /// it is written, which is a failed write, and poison.) Two are kept ready. A new log begins
-    /// with one of 1 MiB, so that opening it takes milliseconds; each behind it is twice as long, up to this length. A
-    /// record waits for a segment at least `flight_max + 1` times as long as itself, or for one of this length.
+    /// it is written, which is a failed write, and poison.) Two are kept ready. A new log begins with one of 1 MiB, so that
+    /// opening it takes milliseconds; each behind it is twice as long, up to this length. A record waits for a segment at least `flight_max + 1` times as long as itself, or for one of this length.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;

@@ -15,6 +15,8 @@ use nix::libc::{self, dev_t};
 use nix::sys::stat::{fstat, major, minor};
 use nix::sys::statfs::{FsType, fstatfs};
 
+use super::irq;
+
 /// Smaller blocks save nothing: the page is the unit of the file systems and of most disks.
 const BLOCK_BYTES_MIN: u32 = 4096;
 /// Some file systems report their preferred transfer size (a megabyte and more) as the block size.
@@ -85,8 +87,6 @@ pub(crate) struct DeviceFacts {
     pub(crate) fua: Option<bool>,
     /// Whether it says that it has a spindle (virtual disks do).
     pub(crate) rotational: Option<bool>,
-    /// The one core that takes its interrupts, if there is one.
-    pub(crate) core: Option<usize>,
 }
 
 impl DeviceFacts {
@@ -102,7 +102,6 @@ impl DeviceFacts {
             write_cache: queue.as_ref().and_then(|queue| queue.read("write_cache")),
             fua: flag("fua"),
             rotational: flag("rotational"),
-            core: queue.as_ref().and_then(|queue| super::irq::core_of(queue.path.parent()?, Path::new("/proc"))),
         })
     }
 }
@@ -121,11 +120,14 @@ impl fmt::Display for DeviceFacts {
         if self.rotational == Some(true) {
             f.write_str(", rotational")?;
         }
-        match self.core {
-            Some(core) => write!(f, ", interrupts on core {core}"),
-            None => Ok(()),
-        }
+        Ok(())
     }
+}
+
+/// The one core that takes the interrupts of the disk that `path` is on, if there is one and it can be found out.
+pub(crate) fn disk_core(path: &Path) -> Option<usize> {
+    let queue = Queue::of(fstat(&fs::File::open(path).ok()?).ok()?.st_dev)?;
+    irq::core_of(queue.path.parent()?, Path::new("/proc"))
 }
 
 /// The file system's name, if it forgets everything at power-off.

@@ -20,7 +20,7 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// Whether threads like the calling one may sit on `core`, and elsewhere, too. Not under a seccomp filter: hardened
 /// services are killed for sched_setaffinity(2).
-pub(crate) fn is_choice(core: usize) -> bool {
+fn is_choice(core: usize) -> bool {
     let allowed = |set: CpuSet| (0..CpuSet::count()).filter(|core| set.is_set(*core) == Ok(true)).count();
     sched_getaffinity(THIS).is_ok_and(|set| set.is_set(core) == Ok(true) && allowed(set) > 1)
         && fs::read_to_string("/proc/thread-self/status").is_ok_and(|status| !is_filtered(&status))
@@ -37,33 +37,32 @@ fn only(core: usize) -> Result<CpuSet> {
     Ok(set)
 }
 
-/// A choice of two: one core, or all that the thread was allowed.
+/// A choice of two for one thread: one core, or all that it was allowed before.
 #[derive(Debug)]
 pub(crate) struct Seat {
     home: CpuSet,
-    anywhere: CpuSet,
-    at_home: bool,
+    /// While it is at home: where it was allowed before.
+    before: Option<CpuSet>,
 }
 
 impl Seat {
-    /// For the calling thread, which is to stay the only one that uses it. None if another thread has one.
-    pub(crate) fn new(core: usize) -> Option<Self> {
-        let (home, anywhere) = (only(core).ok()?, sched_getaffinity(THIS).ok()?);
+    /// For a thread that is allowed what the calling one is. None if that leaves no choice, or another thread has one.
+    pub(crate) fn claim(core: usize) -> Option<Self> {
+        let home = only(core).ok()?;
         let free = is_choice(core) && !TAKEN.swap(true, Ordering::Relaxed);
-        free.then_some(Self { home, anywhere, at_home: false })
+        free.then_some(Self { home, before: None })
     }
 
-    /// Goes home, or lets the scheduler choose among all that was allowed before. Where that is refused, everything stays
-    /// as it is.
+    /// Has the calling thread, always the same, go home, or wherever the scheduler chooses. Where that is refused,
+    /// everything stays as it is.
     pub(crate) fn take(&mut self, at_home: bool) {
-        if self.at_home == at_home {
-            return;
-        }
-        if at_home && let Ok(now) = sched_getaffinity(THIS) {
-            self.anywhere = now;
-        }
-        if sched_setaffinity(THIS, if at_home { &self.home } else { &self.anywhere }).is_ok() {
-            self.at_home = at_home;
+        match self.before {
+            None if at_home => {
+                let before = sched_getaffinity(THIS).ok();
+                self.before = before.filter(|_| sched_setaffinity(THIS, &self.home).is_ok());
+            }
+            Some(before) if !at_home && sched_setaffinity(THIS, &before).is_ok() => self.before = None,
+            _ => {}
         }
     }
 }
@@ -85,8 +84,8 @@ mod tests {
             let Some(core) = (0..CpuSet::count()).find(|core| is_choice(*core)) else {
                 return println!("SKIPPED: one core leaves no choice");
             };
-            let Some(mut seat) = Seat::new(core) else { return println!("SKIPPED: another test's log has the seat") };
-            assert!(Seat::new(core).is_none(), "one at a time");
+            let Some(mut seat) = Seat::claim(core) else { return println!("SKIPPED: another test's log has the seat") };
+            assert!(Seat::claim(core).is_none(), "one at a time");
             seat.take(true);
             assert_eq!(sched_getaffinity(THIS), only(core));
             assert!(!is_choice(core), "nothing is left to choose");

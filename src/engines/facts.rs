@@ -7,7 +7,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::disk::probe::DeviceFacts;
+use crate::disk::probe::{DeviceFacts, disk_core};
 
 /// What a figure must not be shown without.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl Facts {
             kernel: read("/proc/sys/kernel/osrelease").map_or_else(|| "?".to_owned(), |text| text.trim().to_owned()),
             cores: thread::available_parallelism().map_or(1, std::num::NonZero::get),
             cpu,
-            device: DeviceFacts::of(dir).map_or_else(|_| "unknown device".to_owned(), |facts| facts.to_string()),
+            device: DeviceFacts::of(dir).map_or_else(|_| "unknown device".to_owned(), |facts| device(&facts, dir)),
         }
     }
 
@@ -54,6 +54,12 @@ impl fmt::Display for Facts {
             None => Ok(()),
         }
     }
+}
+
+/// What is known of the device under `path`.
+pub(super) fn device(facts: &DeviceFacts, path: &Path) -> String {
+    let core = disk_core(path).map(|core| format!(", interrupts on core {core}"));
+    format!("{facts}{}", core.unwrap_or_default())
 }
 
 /// The load average of the last minute, where the system tells: others' work shows in every figure.

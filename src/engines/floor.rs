@@ -11,7 +11,6 @@ use super::file::Direct;
 use super::load::with_threads;
 use super::{Counts, Engine, Failure, Load, Sample};
 use crate::disk::overwrite::{Overwriter, Sequence};
-use crate::disk::seat;
 
 /// How long each sequence of calls is tried, after a tenth of this to warm up.
 const TRIAL: Duration = Duration::from_millis(60);
@@ -31,7 +30,7 @@ impl Engine for Floor {
 
     fn run(&self, dir: &Path, load: &Load) -> Result<Sample, Failure> {
         let direct = Direct::create(dir)?;
-        let sequence = fastest(&direct, load.core)?;
+        let sequence = fastest(&direct, load)?;
         let flushes = AtomicU64::new(0);
         let load = Load { callers: 1, logs: 1, ..load.clone() };
         // Made on the caller's own thread, which alone may use its ring.
@@ -51,11 +50,11 @@ impl Engine for Floor {
 }
 
 /// Tries each sequence for a moment, on a thread that nobody else uses, and returns the one with the shortest median.
-fn fastest(direct: &Direct, core: Option<usize>) -> Result<Sequence, Failure> {
+fn fastest(direct: &Direct, load: &Load) -> Result<Sequence, Failure> {
     let mut best: Option<(Duration, Sequence)> = None;
     for sequence in Sequence::ALL {
         let median = thread::scope(|scope| {
-            scope.spawn(|| median(direct, sequence, core)).join().map_err(|_| "a trial of the floor panicked")
+            scope.spawn(|| median(direct, sequence, load)).join().map_err(|_| "a trial of the floor panicked")
         })?;
         match median {
             Ok(median) if best.is_none_or(|(least, _)| median < least) => best = Some((median, sequence)),
@@ -68,10 +67,8 @@ fn fastest(direct: &Direct, core: Option<usize>) -> Result<Sequence, Failure> {
     Ok(best.ok_or("no way to write")?.1)
 }
 
-fn median(direct: &Direct, sequence: Sequence, core: Option<usize>) -> Result<Duration, Failure> {
-    if let Some(core) = core {
-        let _anywhere = seat::pin(core);
-    }
+fn median(direct: &Direct, sequence: Sequence, load: &Load) -> Result<Duration, Failure> {
+    load.sit();
     let mut overwriter = Overwriter::new(&direct.file, direct.block_bytes, sequence)?;
     let begin = Instant::now();
     let mut took = Vec::new();

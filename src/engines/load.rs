@@ -85,6 +85,13 @@ impl Load {
         }
     }
 
+    /// Has the calling thread sit on the disk's core, if there is one.
+    pub(super) fn sit(&self) {
+        if let Some(core) = self.core {
+            let _anywhere = seat::pin(core);
+        }
+    }
+
     /// How many records are kept behind.
     pub(super) fn kept_records(&self) -> Option<u64> {
         let bytes: usize = self.payloads.iter().map(|payload| payload.len()).sum();
@@ -182,8 +189,8 @@ pub fn with_threads(
     let failure: Mutex<Option<Failure>> = Mutex::new(None);
     let run = |index| {
         // As ringwal's own thread would: else luck decides which of them waits across cores.
-        if let (Some(core), 1) = (load.core, load.callers) {
-            let _anywhere = seat::pin(core);
+        if load.callers == 1 {
+            load.sit();
         }
         let mut caller = Caller::new(&meter, index);
         while let Some(at) = caller.next() {

@@ -12,7 +12,6 @@ use super::async_load::all_of;
 use super::meter::{Caller, Meter};
 use super::own::{counts, pinned, snapshots};
 use super::{Engine, Failure, Load, Sample};
-use crate::disk::seat;
 use crate::log::{LocalLog, Log};
 use crate::options::{self, Options};
 
@@ -46,7 +45,7 @@ impl Engine for Local {
         let (opened, open) = channel();
         let (started, start) = channel();
         thread::scope(|scope| {
-            let thread = scope.spawn(move || drive(dir, options, load.callers, load.core, &opened, &start));
+            let thread = scope.spawn(move || drive(dir, options, load, &opened, &start));
             let join = || thread.join().unwrap_or_else(|_| Err("the callers' thread panicked".into()));
             let Ok(log) = open.recv() else { return Err(join().err().unwrap_or_else(|| "no log".into())) };
             let meter = Meter::new(load);
@@ -61,8 +60,7 @@ impl Engine for Local {
 fn drive(
     dir: &Path,
     options: Options,
-    callers: usize,
-    core: Option<usize>,
+    load: &Load,
     opened: &Sender<Log>,
     start: &Receiver<Arc<Meter>>,
 ) -> Result<(), Failure> {
@@ -70,13 +68,11 @@ fn drive(
     LocalSet::new().block_on(&runtime, async {
         let log = LocalLog::open(dir, options).await?;
         // A thread that owns its core, as this engine is for, chooses which: see `LocalLog::disk_core`.
-        if let Some(core) = core {
-            let _anywhere = seat::pin(core);
-        }
+        load.sit();
         opened.send(log.log().clone())?;
         let meter = start.recv()?;
         let driven = spawn_local(log.drive());
-        let tasks: Vec<_> = (0..callers)
+        let tasks: Vec<_> = (0..load.callers)
             .map(|index| {
                 let (meter, log) = (Arc::clone(&meter), log.clone());
                 spawn_local(async move {

@@ -104,5 +104,6 @@ pub fn find(name: &str) -> Vec<&'static dyn Engine> {
 #[must_use]
 pub fn first_choice(path: &Path) -> Option<String> {
     let facts = crate::disk::probe::DeviceFacts::of(path).ok()?;
-    Some(format!("on {facts}: a log begins with {} and finds out", crate::log::prior(&facts).begins_with()))
+    let method = crate::log::prior(&facts).begins_with();
+    Some(format!("on {}: a log begins with {method} and finds out", facts::device(&facts, path)))
 }

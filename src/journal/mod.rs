@@ -97,8 +97,8 @@ pub(crate) enum Staged {
     Closed,
 }
 
-/// What the ring thread wants to be woken for, until it looks again. An end, a retry and somebody
-/// who begins to wait for a segment wake it in any case.
+/// What the ring thread wants to be woken for, until it looks again. An end, a retry and somebody who
+/// begins to wait for a segment wake it in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
     /// Nothing: it looks again by itself, at a completion.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::Log;
 use super::open::{Claimed, Errand, Recovered, Serves};
-use crate::disk::probe::DeviceFacts;
+use crate::disk::probe;
 use crate::error::OpenError;
 use crate::options::Options;
 use crate::runtime::append::block_on;
@@ -126,14 +126,14 @@ impl LocalLog {
     /// The core on which a thread does best that drives a log on the disk under `path`, if there is one: it takes all of
     /// that disk's interrupts, and a thread on another core is woken across cores for every write and every flush (a
     /// durable write took 125 us there and 265 us beside it, where it was measured: a virtual disk with one queue). None
-    /// where a disk interrupts whichever core submitted, as NVMe does, where it cannot be found out, and where `path` does not
-    /// exist yet.
+    /// where a disk interrupts whichever core submitted, as NVMe does, where it cannot be found out, and where `path` does
+    /// not exist yet.
     ///
     /// Pin the thread there (sched_setaffinity(2)) if it has the choice; this does not. Do so when the log is open: the
     /// threads that an opening starts would inherit it.
     #[must_use]
     pub fn disk_core(path: impl AsRef<Path>) -> Option<usize> {
-        DeviceFacts::of(path.as_ref()).ok()?.core
+        probe::disk_core(path.as_ref())
     }
 
     /// Everything that there is to do, without sleeping: reaps, publishes, submits, wakes. Returns how long until it

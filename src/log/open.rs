@@ -13,8 +13,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::Log;
 use super::host::Host;
 use crate::disk::file::RealDirectory;
-use crate::disk::probe::DeviceFacts;
-use crate::disk::{BufferPool, Directory, Lock, seat};
+use crate::disk::probe::{self, DeviceFacts};
+use crate::disk::seat::Seat;
+use crate::disk::{BufferPool, Directory, Lock};
 use crate::error::{IoFailure, Op, OpenError};
 use crate::format::SegmentHeader;
 use crate::journal::tuner::{Prior, Rules};
@@ -177,12 +178,13 @@ impl Recovered {
             pins.gather.get_or_insert(false);
         }
         let facts = DeviceFacts::of(dir.path()).unwrap_or_default();
-        let home = facts.core.filter(|core| serves == Serves::OneLog && seat::is_choice(*core));
+        let core = if serves == Serves::OneLog { probe::disk_core(dir.path()) } else { None };
+        let seat = core.and_then(Seat::claim);
         let own_thread = serves != Serves::Callers;
-        let rules = Rules::new(methods, pins, limits.flight_max, own_thread, prior(&facts)).with_home(home.is_some());
+        let rules = Rules::new(methods, pins, limits.flight_max, own_thread, prior(&facts)).with_home(seat.is_some());
         let stats = StatsCell::new(methods[0], !dir.is_buffered(), refused.map(str::to_owned));
         let mut hosted = Hosted::new(self.opened, Arc::new(dir), &limits, inbox, stats, rules, Some(lock));
-        hosted.tenancy.home = home;
+        hosted.tenancy.seat = seat;
         hosted
     }
 }
@@ -276,7 +278,7 @@ impl Hosted {
             spares: opened.spares,
             shape,
             lock,
-            home: None,
+            seat: None,
             buffer_bytes: limits.batch_bytes,
             pending_bytes_max: limits.pending_bytes_max,
             told,

@@ -176,10 +176,10 @@ impl Driver {
         self.commands = commands;
     }
 
-    fn host(&mut self, tenancy: Box<Tenancy>) {
-        let (home, told) = (tenancy.home, tenancy.told.clone());
+    fn host(&mut self, mut tenancy: Box<Tenancy>) {
+        let (seat, told) = (tenancy.seat.take(), tenancy.told.clone());
         let hosted = Tenant::host(*tenancy, &mut *self.disk).map(|tenant| {
-            self.seat = home.and_then(Seat::new);
+            self.seat = seat;
             self.tenants.insert(tenant);
         });
         let _ = told.send(hosted.map_err(OpenError::Io));

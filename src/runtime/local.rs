@@ -25,7 +25,9 @@ use super::sync::Arc;
 use super::threads::{Helper, Made, cause_of, make_disk};
 use super::{Command, Inbox, Shared, Tenancy};
 use crate::disk::{Alarm, Method, Notify, alarm};
-use crate::error::{Cause, IoFailure, Op, OpenError};
+#[cfg(feature = "tokio")]
+use crate::error::Cause;
+use crate::error::{IoFailure, Op, OpenError};
 use crate::lsn::Lsn;
 use crate::options::Engine;
 
@@ -33,6 +35,7 @@ use crate::options::Engine;
 const ROUNDS_MAX: u32 = 4;
 
 /// How often a turn is put off for those who append meanwhile: an executor may run a few of thousands each time.
+#[cfg(feature = "tokio")]
 const GATHERING_MAX: u32 = 128;
 
 /// What the descriptor's poller reports.
@@ -41,6 +44,7 @@ pub(crate) enum Poller {
     /// That it is readable, again and again: a turn takes that away.
     Level,
     /// That it has become readable once more: there is nothing to take away, and no system call for it.
+    #[cfg(feature = "tokio")]
     Edge,
 }
 
@@ -56,6 +60,7 @@ pub(crate) enum Turned {
 }
 
 /// What is known of tasks that were woken together and may append together again.
+#[cfg(feature = "tokio")]
 #[derive(Debug, Default)]
 pub(crate) struct Gathering {
     /// The last record when it was last looked.
@@ -185,6 +190,7 @@ impl Local {
 
     /// Whether more is being appended by those who were woken together, so that a turn had better wait for them: two
     /// halves that take turns would each wait for the other's flush.
+    #[cfg(feature = "tokio")]
     pub(crate) fn is_gathering(&self, gathering: &mut Gathering) -> bool {
         let appended = self.appended();
         let more = appended > gathering.seen && appended < self.expected.get() && gathering.times < GATHERING_MAX;
@@ -203,6 +209,7 @@ impl Local {
     }
 
     /// Nobody can drive it any more: every future gets to know.
+    #[cfg(feature = "tokio")]
     pub(crate) fn poison(&self, cause: &Cause) {
         if let Some(driver) = self.driver.take() {
             driver.poison_all(cause);
@@ -210,6 +217,7 @@ impl Local {
     }
 
     /// From now on wake-ups go to the descriptor, which is readable once for those that may have been lost.
+    #[cfg(feature = "tokio")]
     pub(crate) fn forget_waker(&self) {
         self.inbox.notify.set_waker(None);
         self.inbox.notify.rouse();

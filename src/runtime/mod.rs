@@ -22,6 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::task::Waker;
 
+use crate::disk::seat::Seat;
 use crate::disk::{Directory, Lock, Notify, SegmentFile};
 use crate::error::{IoFailure, Op, OpenError};
 use crate::format::SegmentHeader;
@@ -81,8 +82,8 @@ pub(crate) struct Tenancy {
     /// What a segment to be prepared looks like, but for its id.
     pub(crate) shape: SegmentHeader,
     pub(crate) lock: Option<Lock>,
-    /// The core that takes its disk's interrupts, for a ring thread that serves no other log.
-    pub(crate) home: Option<usize>,
+    /// On the core that takes its disk's interrupts, for a ring thread that serves no other log.
+    pub(crate) seat: Option<Seat>,
     /// The size of a staging buffer.
     pub(crate) buffer_bytes: usize,
     pub(crate) pending_bytes_max: usize,

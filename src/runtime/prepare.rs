@@ -155,5 +155,8 @@ mod tests {
         assert_eq!((sim.files(), file.len()), (vec![segment_name(header.id)], Ok(header.bytes())));
         let mut end = [1; 512];
         assert_eq!((file.read_at(&mut end, header.bytes() - 512), end), (Ok(512), [0; 512]));
+        let next = SegmentHeader { id: header.id.next(), ..header };
+        assert!(prepare(&*dir, &next, None, &mut UpTo(1001, Fill::GiveUp)).unwrap().is_some());
+        assert_eq!(sim.files(), [segment_name(header.id), segment_name(next.id)]);
     }
 }

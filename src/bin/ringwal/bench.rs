@@ -26,10 +26,10 @@ const PAYLOAD_BYTES_MAX: u64 = 16 << 20;
 /// file (/grow) and on one prepared like ringwal's (/direct); ratios are to the faster of the two. `null` is ringwal
 /// without a disk: what the work of ringwal and of this load costs by itself. A thread that appends alone (the floor, a
 /// blocking engine with one caller, ringwal-local's) is pinned to the core that takes the disk's interrupts, where there
-/// is one: a Log pins its ring thread by itself. `floor` is one durable 4 KiB overwrite
-/// after the other by whichever calls are fastest here. In the table `method` is how most batches were made durable; a
-/// line `chose` tells how the next one would be, and why: how many in flight, `gathering` if it waits a moment for callers
-/// that were just served, `on the disk's core` if the ring thread keeps to it. Without options the whole comparison takes about four minutes.
+/// is one: a Log pins its ring thread by itself. `floor` is one durable 4 KiB overwrite after the other by whichever
+/// calls are fastest here. In the table `method` is how most batches were made durable; a line `chose` tells how the next
+/// one would be, and why: how many in flight, `gathering` if it waits a moment for callers that were just served, `on the
+/// disk's core` if the ring thread keeps to it. Without options the whole comparison takes about four minutes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where to make the sub-directories: on the disk in question
