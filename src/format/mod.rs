@@ -69,12 +69,14 @@
 //! 64-bit permutation (the finaliser of SplitMix64, Steele et al., OOPSLA 2014) before the sum.
 
 pub(crate) mod batch;
+mod held;
 pub(crate) mod record;
 pub(crate) mod segment;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use batch::{BatchHeader, Kind, Link};
+pub(crate) use held::{HeldBatch, HeldRecords};
 pub(crate) use record::{RecordCrc, RecordKind};
 pub(crate) use segment::SegmentHeader;
 

@@ -121,6 +121,13 @@ pub(crate) struct RecordRef<'a> {
     pub(crate) mixed: u64,
 }
 
+/// The kind and the length, header included, of the record at the start of `bytes`, if there is one. Checks neither.
+pub(super) fn peek(bytes: &[u8]) -> Option<(RecordKind, usize)> {
+    let header = bytes.get(..RECORD_HEADER_BYTES)?;
+    let end = record_bytes(usize::try_from(get_u32(header, LENGTH)).ok()?);
+    (end <= bytes.len()).then_some((RecordKind::from_byte(header[KIND.start])?, end))
+}
+
 /// Walks the records of a batch, checking each. Ends with `Some(Err(()))` at the first that is not whole.
 #[derive(Clone, Debug)]
 pub(crate) struct Records<'a> {
