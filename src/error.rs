@@ -357,6 +357,36 @@ impl fmt::Display for AppendError {
 
 impl std::error::Error for AppendError {}
 
+/// Why a truncation failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TruncateError {
+    /// It asked for more than is durable. Nothing was truncated.
+    Beyond {
+        /// The last durable record.
+        durable: Lsn,
+    },
+    /// The truncation is durable, but files could not be freed: the next truncation or opening frees them.
+    Io(IoFailure),
+    /// The log was poisoned, before or meanwhile.
+    Poisoned(Cause),
+    /// The log was closed, before or meanwhile.
+    Closed,
+}
+
+impl fmt::Display for TruncateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Beyond { durable } => write!(f, "only records up to LSN {durable} are durable; truncate within them"),
+            Self::Io(failure) => write!(f, "truncated, but files stay until the next truncation or opening: {failure}"),
+            Self::Poisoned(cause) => write!(f, "the log failed: {cause}; open it again"),
+            Self::Closed => f.write_str("the log is closed; open it again"),
+        }
+    }
+}
+
+impl std::error::Error for TruncateError {}
+
 /// Why `submit` did not take the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -407,6 +437,13 @@ pub enum ReadError {
         /// The first record that the log still holds.
         first: Lsn,
     },
+    /// Records that were shown already were truncated away: the log was cut back.
+    CutBack {
+        /// The last record that stayed.
+        last: Lsn,
+    },
+    /// The log failed; everything durable before that was shown.
+    Poisoned(Cause),
 }
 
 impl fmt::Display for ReadError {
@@ -420,6 +457,8 @@ impl fmt::Display for ReadError {
                 path.display()
             ),
             Self::Truncated { first } => write!(f, "the log begins at LSN {first}; read from there"),
+            Self::CutBack { last } => write!(f, "records above LSN {last} were taken back; read on behind it"),
+            Self::Poisoned(cause) => write!(f, "the log failed: {cause}; open it again"),
         }
     }
 }

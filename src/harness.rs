@@ -25,6 +25,7 @@ use crate::read::survey::Survey;
 use crate::runtime::append::{AppendBatch, Pending};
 use crate::runtime::driver::Driver;
 use crate::runtime::durable::End;
+use crate::runtime::errands::errand;
 use crate::runtime::index::Index;
 use crate::runtime::prepare::AtOnce;
 use crate::runtime::sync::{Arc, Mutex, lock};
@@ -110,7 +111,7 @@ pub fn shown(sim: &Sim) -> Result<Vec<(Lsn, Vec<u8>)>, OpenError> {
     if let Some(damage) = verdict.damage {
         return Err(OpenError::Damaged(damage));
     }
-    let index = Arc::new(Index::new(verdict.path));
+    let index = Arc::new(Index::new(verdict.path, verdict.first));
     read(dir, index, verdict.first, verdict.claimed)
 }
 
@@ -215,9 +216,10 @@ impl Life {
         job.map(|job| job.run(&mut AtOnce)).is_some()
     }
 
-    /// Frees the segments all of whose records are below `first`, to be used again: what `truncate_before` will do.
+    /// Frees the segments all of whose records are below `first`, to be used again: what `truncate_before` does.
     pub fn recycle(&self, first: Lsn) {
-        let _ = self.inbox.send(Command::Recycle { shared: self.shared.clone(), first });
+        let (promise, _) = errand();
+        let _ = self.inbox.send(Command::TruncateBefore { shared: self.shared.clone(), first, promise });
     }
 
     /// What has been acknowledged.
@@ -254,8 +256,7 @@ impl Life {
     /// # Errors
     /// I/O, damage.
     pub fn read(&self) -> Result<Vec<(Lsn, Vec<u8>)>, OpenError> {
-        let first = self.shared.index.path().first().map_or(self.report.first, |segment| segment.first);
-        read(self.shared.dir.clone(), self.shared.index.clone(), first.max(self.report.first), self.durable())
+        read(self.shared.dir.clone(), self.shared.index.clone(), self.shared.index.first(), self.durable())
     }
 }
 

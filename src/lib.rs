@@ -98,7 +98,9 @@ mod sync;
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub use disk::sim;
-pub use error::{AppendError, Cause, Damage, IoFailure, Op, OpenError, OptionsError, ReadError, SubmitError};
+pub use error::{
+    AppendError, Cause, Damage, IoFailure, Op, OpenError, OptionsError, ReadError, SubmitError, TruncateError,
+};
 #[cfg(feature = "tokio")]
 pub use log::Drive;
 pub use log::{Close, LocalLog, LocalOpen, Log, Open, Runtime, RuntimeBuilder};
@@ -108,7 +110,9 @@ pub use options::{Engine, Options, RecoveryMode};
 pub use read::cursor::{Record, Records};
 pub use read::reader::{BatchInfo, Reader, SegmentInfo, State, Verification, dump, verify};
 pub use read::recover::RecoveryReport;
+pub use read::tail::Tail;
 pub use runtime::append::{Append, AppendBatch, Pending, Reserve, Slot, WaitDurable};
+pub use runtime::truncate::TruncateBefore;
 pub use stats::Stats;
 
 /// The README's example compiles.

@@ -26,9 +26,11 @@ use crate::lsn::Lsn;
 use crate::options::Options;
 use crate::read::cursor::{Record, Records, clip};
 use crate::read::recover::RecoveryReport;
+use crate::read::tail::Tail;
 use crate::runtime::append::{Append, AppendBatch, Pending, Reserve, WaitDurable, block_on};
 use crate::runtime::durable::End;
 use crate::runtime::sync::Arc;
+use crate::runtime::truncate::TruncateBefore;
 use crate::runtime::{Command, Inbox, Shared};
 use crate::stats::Stats;
 use host::Host;
@@ -61,7 +63,6 @@ pub struct Log {
 struct Handle {
     shared: Arc<Shared>,
     report: RecoveryReport,
-    first: Lsn,
     /// Where its driver takes commands.
     inbox: Arc<Inbox>,
     /// The log's own ring thread, or the runtime's: kept until the last handle is gone. None for a [`LocalLog`]'s.
@@ -84,14 +85,8 @@ impl Drop for Handle {
 }
 
 impl Log {
-    fn new(
-        shared: Arc<Shared>,
-        report: RecoveryReport,
-        first: Lsn,
-        inbox: Arc<Inbox>,
-        host: Option<Arc<Host>>,
-    ) -> Self {
-        Self { handle: Arc::new(Handle { shared, report, first, inbox, _host: host }) }
+    fn new(shared: Arc<Shared>, report: RecoveryReport, inbox: Arc<Inbox>, host: Option<Arc<Host>>) -> Self {
+        Self { handle: Arc::new(Handle { shared, report, inbox, _host: host }) }
     }
 
     /// Opens the log in the directory `path` for writing, on a ring thread of its own; makes both if they are missing
@@ -174,7 +169,7 @@ impl Log {
     /// The first record that the log holds, or would hold.
     #[must_use]
     pub fn first_lsn(&self) -> Lsn {
-        self.handle.first
+        self.handle.shared.index.first()
     }
 
     /// Everything up to here is durable. Never goes back (promise P7).
@@ -218,11 +213,31 @@ impl Log {
     /// [`ReadError::Truncated`] if the range begins below the first record; I/O. Each record can fail on its own.
     pub fn read(&self, range: impl RangeBounds<Lsn>) -> Result<Records, ReadError> {
         let (from, to) = clip(&range, self.durable_lsn());
-        let from = from.unwrap_or(self.handle.first);
-        if from < self.handle.first {
-            return Err(ReadError::Truncated { first: self.handle.first });
+        let first = self.first_lsn();
+        let from = from.unwrap_or(first);
+        if from < first {
+            return Err(ReadError::Truncated { first });
         }
         Records::new(self.handle.shared.dir.clone(), self.handle.shared.index.clone(), from, to)
+    }
+
+    /// The durable records from `from` on (0 is as good as 1), and whatever becomes durable behind them, across rotations,
+    /// for ever: a [`Stream`](futures_core::Stream). It waits for a `from` that is not durable yet.
+    ///
+    /// At the live end it is woken by the ring thread and reads memory ([`Options::recent_bytes_max`]); further behind, a
+    /// few threads that all tails of the process share read the files for it. No tail ever holds up an append.
+    ///
+    /// ```
+    /// # async fn f(log: &ringwal::Log) -> Result<(), ringwal::ReadError> {
+    /// let mut tail = log.tail(log.first_lsn());
+    /// while let Some(record) = tail.next().await {
+    ///     println!("{}", record?.lsn);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn tail(&self, from: Lsn) -> Tail {
+        Tail::new(self.handle.shared.clone(), from)
     }
 
     /// One record, if it is durable.
@@ -231,6 +246,21 @@ impl Log {
     /// As [`Log::read`].
     pub fn get(&self, lsn: Lsn) -> Result<Option<Record>, ReadError> {
         self.read(lsn..=lsn)?.next().transpose()
+    }
+
+    /// Gives up the records below `first` (not that one): resolves with the first LSN that the log now holds, or would
+    /// hold, when that is durable and the segments that hold nothing else are freed: a few are used again, the rest are
+    /// removed. A segment that holds one wanted record stays whole; its older records are gone all the same.
+    ///
+    /// `first` may be one above [`Log::durable_lsn`]: then nothing is kept. Below [`Log::first_lsn`] there is nothing to do.
+    ///
+    /// # Errors
+    /// [`TruncateError`](crate::TruncateError): beyond what is durable; I/O while files are freed; poisoned, closed.
+    ///
+    /// # Cancel safety
+    /// Does nothing until polled; dropped later, the truncation goes on.
+    pub fn truncate_before(&self, first: Lsn) -> TruncateBefore<'_> {
+        TruncateBefore::new(&self.handle.shared, &self.handle.inbox, first)
     }
 
     /// What the log has done since it was opened.
@@ -261,12 +291,6 @@ impl Log {
     /// Once polled, dropping it lets the closing go on in the background.
     pub fn close(&self) -> Close {
         Close { shared: self.handle.shared.clone() }
-    }
-
-    /// Frees the segments all of whose records are below `first`, to be used again: what `truncate_before` will do.
-    #[cfg(feature = "cli")]
-    pub(crate) fn recycle(&self, first: Lsn) {
-        let _ = self.handle.inbox.send(Command::Recycle { shared: self.handle.shared.clone(), first });
     }
 
     /// For tests: makes the driver panic.

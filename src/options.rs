@@ -69,6 +69,7 @@ pub struct Options {
     lock_wait: Duration,
     method: Option<Method>,
     pending_bytes_max: usize,
+    recent_bytes_max: usize,
     record_bytes_max: Option<usize>,
     recovery_mode: RecoveryMode,
     require_uring: bool,
@@ -93,6 +94,7 @@ impl Default for Options {
             lock_wait: Duration::from_secs(5),
             method: None,
             pending_bytes_max: 64 << 20,
+            recent_bytes_max: 16 << 20,
             record_bytes_max: None,
             recovery_mode: RecoveryMode::TolerateTornTail,
             require_uring: false,
@@ -225,6 +227,15 @@ impl Options {
         self
     }
 
+    /// Memory for what was just written, in bytes: kept only while somebody follows the log ([`Log::tail`](crate::Log::tail)),
+    /// who then never reads the disk unless it falls further behind than this. Default 16 MiB; 0 has followers read the
+    /// disk always.
+    #[must_use]
+    pub fn recent_bytes_max(mut self, bytes: usize) -> Self {
+        self.recent_bytes_max = bytes;
+        self
+    }
+
     /// The largest record in bytes; a group's records with 12 bytes each may be as large together. Default 16 MiB, or
     /// what fits if the segment is small; 1 GiB at most.
     #[must_use]
@@ -342,6 +353,7 @@ impl Options {
             joinable_bytes: room - batch_max,
             pins: Pins { method: self.method, depth: self.depth, gather: self.gather },
             pending_bytes_max: self.pending_bytes_max,
+            recent_bytes_max: self.recent_bytes_max,
             record_bytes_max: record_max,
             recovery_mode: self.recovery_mode,
             segment_blocks,
@@ -370,6 +382,7 @@ pub(crate) struct Limits {
     /// What is pinned of how batches fly.
     pub(crate) pins: Pins,
     pub(crate) pending_bytes_max: usize,
+    pub(crate) recent_bytes_max: usize,
     pub(crate) record_bytes_max: usize,
     pub(crate) recovery_mode: RecoveryMode,
     pub(crate) segment_blocks: u32,

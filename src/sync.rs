@@ -7,12 +7,12 @@
 #[cfg(all(test, ringwal_loom))]
 pub(crate) use loom::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicU8, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
 };
 #[cfg(not(all(test, ringwal_loom)))]
 pub(crate) use std::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicU8, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
 };
 // No protocol rests on these two: loom's could not hold a `dyn` or be shared with what is not modelled.
 pub(crate) use std::sync::{Arc, PoisonError, RwLock};

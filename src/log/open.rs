@@ -20,13 +20,14 @@ use crate::error::{IoFailure, Op, OpenError};
 use crate::format::SegmentHeader;
 use crate::journal::tuner::{Prior, Rules};
 use crate::journal::{Batcher, Journal};
-use crate::lsn::{Lsn, SegmentId};
+use crate::lsn::SegmentId;
 use crate::method::Method;
 use crate::options::{Limits, Options};
 use crate::read::recover::{self, Opened, RecoveryReport, Surroundings, Truncation};
 use crate::runtime::append::block_on;
 use crate::runtime::durable::Durable;
 use crate::runtime::index::Index;
+use crate::runtime::recent::Recent;
 use crate::runtime::stage::{Parts, Stage};
 use crate::runtime::sync::{Arc, Mutex, lock};
 use crate::runtime::{Command, Inbox, Shared, Tenancy};
@@ -202,7 +203,7 @@ fn open_blocking(path: &Path, options: &Options, host: Option<Arc<Host>>) -> Res
     let hosted = claimed.recover()?.hosted(&host.inbox, host.methods, host.refused.as_deref(), serves);
     host.inbox.send(Command::Host(Box::new(hosted.tenancy))).map_err(|_| OpenError::RuntimeEnded)?;
     hosted.answer.recv().unwrap_or(Err(OpenError::RuntimeEnded))?;
-    Ok(Log::new(hosted.shared, hosted.report, hosted.first, host.inbox.clone(), Some(host)))
+    Ok(Log::new(hosted.shared, hosted.report, host.inbox.clone(), Some(host)))
 }
 
 /// What a device says of itself, as far as it can be found out.
@@ -227,7 +228,6 @@ pub(crate) struct Hosted {
     pub(crate) tenancy: Tenancy,
     pub(crate) shared: Arc<Shared>,
     pub(crate) report: RecoveryReport,
-    pub(crate) first: Lsn,
     /// Whether the driver could take it.
     pub(crate) answer: std::sync::mpsc::Receiver<Result<(), OpenError>>,
 }
@@ -266,7 +266,8 @@ impl Hosted {
             dir,
             stage,
             durable: Durable::new(opened.last),
-            index: Arc::new(Index::new(opened.path)),
+            index: Arc::new(Index::new(opened.path, opened.first)),
+            recent: Recent::new(limits.recent_bytes_max),
             stats,
         });
         let (told, answer) = std::sync::mpsc::sync_channel(1);
@@ -283,6 +284,6 @@ impl Hosted {
             pending_bytes_max: limits.pending_bytes_max,
             told,
         };
-        Self { tenancy, shared, report: opened.report, first: opened.first, answer }
+        Self { tenancy, shared, report: opened.report, answer }
     }
 }

@@ -1,16 +1,17 @@
-//! Records along the live chain.
+//! Batches along the live chain, and their records.
 
-use std::collections::VecDeque;
 use std::ops::{Bound, RangeBounds};
 
 use bytes::Bytes;
 
-use super::segment::{Found, Segment, Window};
+use super::seek;
+use super::segment::{Found, Segment};
+use super::stretch::Stretches;
 use super::survey::follows;
 use crate::disk::{Access, Buffer, Directory};
 use crate::error::{Damage, ReadError};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, segment_name};
-use crate::format::{BatchHeader, RecordKind, SegmentHeader, Verdict};
+use crate::format::{BatchHeader, HeldBatch, HeldRecords, SegmentHeader, Verdict};
 use crate::journal::PathSegment;
 use crate::journal::recovery::Row;
 use crate::lsn::{Lsn, SegmentId};
@@ -23,7 +24,8 @@ use crate::runtime::sync::Arc;
 pub struct Record {
     /// Its LSN.
     pub lsn: Lsn,
-    /// Its bytes: a slice of its batch, which stays in memory as long as any of its records does.
+    /// Its bytes, not copied: a slice of what was read with it (up to a megabyte, or its batch), which stays in memory as
+    /// long as any record of it does.
     pub payload: Bytes,
 }
 
@@ -42,17 +44,15 @@ pub(crate) fn clip(range: &impl RangeBounds<Lsn>, last: Lsn) -> (Option<Lsn>, Ls
     (from, to.min(last))
 }
 
-/// Walks the live chain and yields records. Blocks on I/O; leaves the page cache alone where files are opened O_DIRECT.
+/// Walks the live chain and yields its batches, whole and checked. Blocks on I/O; leaves the page cache alone.
 #[derive(Debug)]
-pub struct Records {
+pub(crate) struct Batches {
     dir: Arc<dyn Directory>,
     index: Arc<Index>,
-    window: Window,
+    stretches: Stretches,
     place: Option<Cursor>,
-    batch: VecDeque<Record>,
     next: Lsn,
     last: Lsn,
-    failed: bool,
 }
 
 /// Where the chain stands: the segment, the block of the next batch in it, and the batch before.
@@ -65,16 +65,31 @@ struct Cursor {
     behind: Option<PathSegment>,
 }
 
-impl Records {
-    /// Records `next..=last`, which the chain holds.
+impl Batches {
+    /// The batches that hold records `next..=last`, which the chain holds.
     pub(crate) fn new(dir: Arc<dyn Directory>, index: Arc<Index>, next: Lsn, last: Lsn) -> Result<Self, ReadError> {
-        let window = Window::new(dir.block_bytes()?);
-        Ok(Self { dir, index, window, place: None, batch: VecDeque::new(), next, last, failed: false })
+        let stretches = Stretches::new(dir.block_bytes()?);
+        Ok(Self { dir, index, stretches, place: None, next, last })
     }
 
-    /// The next batch that holds wanted records, taken apart into `self.batch`.
-    fn advance(&mut self) -> Result<(), ReadError> {
-        while self.batch.is_empty() && self.next <= self.last {
+    /// The first LSN that was not yielded yet.
+    pub(crate) fn next_lsn(&self) -> Lsn {
+        self.next
+    }
+
+    /// The chain holds records up to `last` now.
+    pub(crate) fn extend(&mut self, last: Lsn) {
+        self.last = last;
+        // What was read beyond the end of then has been written since; and a segment may have got one behind it.
+        self.stretches.forget();
+        if let Some(cursor) = &mut self.place {
+            cursor.behind = self.index.behind(cursor.segment.id());
+        }
+    }
+
+    /// The next batch that holds wanted records; none behind the last.
+    pub(crate) fn advance(&mut self) -> Result<Option<HeldBatch>, ReadError> {
+        while self.next <= self.last {
             let mut cursor = match self.place.take() {
                 Some(cursor) => cursor,
                 None => self.find()?,
@@ -83,8 +98,10 @@ impl Records {
             let ends_segment = cursor.behind.filter(|behind| behind.link == Some(found.link()));
             // A cut opening behind this batch may have ended it early.
             let last = ends_segment.map_or(found.header.last(), |behind| found.header.last().min(behind.first.prev()));
+            let mut batch = None;
             if last >= self.next && found.header.count > 0 {
-                self.take(&cursor, &found, last)?;
+                batch = Some(self.take(&cursor, &found)?.until(last.min(self.last)));
+                self.next = last.min(self.last).next();
             }
             match ends_segment {
                 Some(behind) => cursor = self.enter(behind.id)?,
@@ -93,21 +110,37 @@ impl Records {
                     cursor.before = Some(found);
                 }
             }
-            self.place = Some(cursor);
+            // A batch that was taken in part is read again for the rest.
+            if self.next > last {
+                self.place = Some(cursor);
+            }
+            if batch.is_some() {
+                return Ok(batch);
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn find(&mut self) -> Result<Cursor, ReadError> {
-        let Some(at) = self.index.find(self.next) else {
-            let first = self.index.path().first().map_or(Lsn::FIRST, |segment| segment.first);
-            return Err(ReadError::Truncated { first });
-        };
-        self.enter(at.id)
+        let Some(at) = self.index.find(self.next) else { return Err(self.truncated()) };
+        let mut cursor = self.enter(at.id)?;
+        let end = cursor.behind.and_then(|behind| behind.link).filter(|link| link.segment == at.id);
+        if let Some(nearer) = seek::nearest(&cursor.segment, end.map(|link| link.block), self.next)? {
+            cursor.block = nearer;
+        }
+        Ok(cursor)
+    }
+
+    fn truncated(&self) -> ReadError {
+        ReadError::Truncated { first: self.index.first() }
     }
 
     fn enter(&self, id: SegmentId) -> Result<Cursor, ReadError> {
-        let file = self.dir.open(&segment_name(id), Access::Read)?;
+        let file = match self.dir.open(&segment_name(id), Access::Read) {
+            // Gone since the index was asked.
+            Err(_) if self.index.path().first().is_some_and(|first| first.id > id) => return Err(self.truncated()),
+            file => file?,
+        };
         let align = self.dir.block_bytes()? as usize;
         let mut block = Buffer::new(align.max(SEGMENT_HEADER_BYTES));
         let len = file.read_at(&mut block, 0)?;
@@ -116,6 +149,7 @@ impl Records {
                 Ok(Cursor { segment: Segment { header, file }, block: 1, before: None, behind: self.index.behind(id) })
             }
             Verdict::Newer(version) => Err(ReadError::NewerFormat { path: file.path().to_path_buf(), version }),
+            _ if !file.is_still_named() => Err(self.truncated()),
             _ => Err(ReadError::Damaged(Damage {
                 label: Row::R3.label(),
                 path: file.path().clone(),
@@ -130,8 +164,7 @@ impl Records {
 
     /// The header of the batch at the cursor. It was there when the chain was walked, or written by this process.
     fn batch_header(&mut self, cursor: &Cursor) -> Result<Found, ReadError> {
-        let verdict = self.window.header_at(&cursor.segment, cursor.block, true)?;
-        match verdict {
+        match self.stretches.header_at(&cursor.segment, cursor.block)? {
             Verdict::Valid(found) if cursor.before.is_none_or(|before| follows(&before, &found)) => Ok(found),
             Verdict::Newer(version) => {
                 Err(ReadError::NewerFormat { path: cursor.segment.path().to_path_buf(), version })
@@ -142,8 +175,7 @@ impl Records {
 
     fn damage(&self, cursor: &Cursor, header: Option<&BatchHeader>) -> ReadError {
         if !cursor.segment.file.is_still_named() {
-            let first = self.index.path().first().map_or(Lsn::FIRST, |segment| segment.first);
-            return ReadError::Truncated { first };
+            return self.truncated();
         }
         let expected = cursor.before.map_or(self.next, |before| before.header.last().next());
         ReadError::Damaged(Damage {
@@ -157,25 +189,31 @@ impl Records {
         })
     }
 
-    /// Takes a batch apart, after checking all of it.
-    fn take(&mut self, cursor: &Cursor, found: &Found, last: Lsn) -> Result<(), ReadError> {
+    /// Takes a batch, after checking all of it.
+    fn take(&mut self, cursor: &Cursor, found: &Found) -> Result<HeldBatch, ReadError> {
         let block_bytes = cursor.segment.header.block_bytes;
-        let whole = self.window.bytes_of(&cursor.segment, found)?;
-        if !found.header.check(whole, block_bytes) {
+        let blocks = found.header.blocks(block_bytes);
+        let whole = self.stretches.bytes(&cursor.segment, cursor.block, blocks)?;
+        if !found.header.check(&whole, block_bytes) {
             return Err(self.damage(cursor, Some(&found.header)));
         }
-        let start = whole.as_ptr() as usize;
-        let bytes = Bytes::copy_from_slice(whole);
-        for record in found.header.records(whole).flatten() {
-            let wanted =
-                record.kind == RecordKind::User && record.lsn >= self.next && record.lsn <= last.min(self.last);
-            if wanted {
-                let at = record.payload.as_ptr() as usize - start;
-                self.batch.push_back(Record { lsn: record.lsn, payload: bytes.slice(at..at + record.payload.len()) });
-            }
-        }
-        self.next = last.next();
-        Ok(())
+        Ok(HeldBatch::new(found.header, &whole))
+    }
+}
+
+/// The records of a range, in order. Blocks on I/O; leaves the page cache alone.
+#[derive(Debug)]
+pub struct Records {
+    batches: Batches,
+    batch: HeldRecords,
+    failed: bool,
+}
+
+impl Records {
+    /// Records `next..=last`, which the chain holds.
+    pub(crate) fn new(dir: Arc<dyn Directory>, index: Arc<Index>, next: Lsn, last: Lsn) -> Result<Self, ReadError> {
+        let batches = Batches::new(dir, index, next, last)?;
+        Ok(Self { batches, batch: HeldRecords::default(), failed: false })
     }
 }
 
@@ -183,13 +221,20 @@ impl Iterator for Records {
     type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
+        while !self.failed {
+            if let Some((lsn, payload)) = self.batch.next() {
+                return Some(Ok(Record { lsn, payload }));
+            }
+            let from = self.batches.next_lsn();
+            match self.batches.advance() {
+                Ok(Some(batch)) => self.batch = batch.records_from(from),
+                Ok(None) => return None,
+                Err(error) => {
+                    self.failed = true;
+                    return Some(Err(error));
+                }
+            }
         }
-        if let Err(error) = self.advance() {
-            self.failed = true;
-            return Some(Err(error));
-        }
-        self.batch.pop_front().map(Ok)
+        None
     }
 }

@@ -60,7 +60,7 @@ impl Reader {
     pub fn open_damaged(path: impl AsRef<Path>) -> Result<(Self, Option<Damage>), OpenError> {
         let dir = Arc::new(RealDirectory::open(path.as_ref(), false)?);
         let (verdict, writer) = judge(&dir, Depth::Tail)?;
-        let index = Arc::new(Index::new(verdict.path));
+        let index = Arc::new(Index::new(verdict.path, verdict.first));
         let before = verdict.damage.as_ref().map_or(Lsn::MAX, |damage| damage.first.prev());
         let (claimed, last) = (verdict.claimed.min(before), verdict.last.min(before));
         Ok((Self { dir, index, first: verdict.first, claimed, last, writer }, verdict.damage))

@@ -137,10 +137,9 @@ pub(crate) fn open(
         dir.record_log_id(opener.chain.log_id)?;
     }
     opener.clear_dead(&survey)?;
-    if let Some(before) = truncation.before {
-        verdict.first = verdict.first.max(before);
-        opener.remove_trimmed(&survey, before)?;
-    }
+    // Also what a truncation had marked and a crash kept it from freeing.
+    verdict.first = verdict.first.max(truncation.before.unwrap_or(verdict.first));
+    opener.remove_trimmed(&survey, verdict.first)?;
     Ok(opener.finish(&survey, &verdict))
 }
 

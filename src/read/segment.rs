@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::ahead::Ahead;
+use super::stretch::header_in;
 use crate::disk::{Buffer, SegmentFile};
 use crate::error::IoFailure;
 use crate::format::{BatchHeader, Link, SegmentHeader, Verdict};
@@ -162,16 +163,7 @@ impl Window {
         ahead: bool,
     ) -> Result<Verdict<Found>, IoFailure> {
         let bytes = self.bytes(segment, block, 1, ahead)?;
-        if bytes.len() < segment.header.block_bytes as usize {
-            return Ok(Verdict::Bad);
-        }
-        Ok(match BatchHeader::decode(bytes, segment.header.log_id, segment.id(), block) {
-            Verdict::Valid((header, crc)) => Verdict::Valid(Found { header, crc }),
-            Verdict::Zero => Verdict::Zero,
-            Verdict::Stale(records_bytes) => Verdict::Stale(records_bytes),
-            Verdict::Bad => Verdict::Bad,
-            Verdict::Newer(version) => Verdict::Newer(version),
-        })
+        Ok(header_in(bytes, segment, block))
     }
 
     /// What the batch at `block` of `segment` is, its records included: valid only if every byte is.

@@ -9,7 +9,7 @@ use slab::Slab;
 
 use super::sync::Arc;
 use super::tenant::{Flight, Tenant, Turn};
-use super::{Command, Inbox, Tenancy, Workshop};
+use super::{Command, Inbox, Shared, Tenancy, Workshop};
 use crate::disk::seat::Seat;
 use crate::disk::{Alarm, Completion, Disk, Lock, Notify};
 use crate::error::{Cause, OpenError};
@@ -117,11 +117,20 @@ impl Driver {
         }
         pause.woken = self.woken.len();
         if self.disk.blocks() {
-            wake_all(&mut self.woken);
+            self.tell();
         }
         self.disk.kick();
-        wake_all(&mut self.woken);
+        self.tell();
         pause
+    }
+
+    /// Wakes who was waited for; then shows what is durable to those who follow.
+    fn tell(&mut self) {
+        wake_all(&mut self.woken);
+        for (_, tenant) in &mut self.tenants {
+            tenant.show(&mut self.woken);
+        }
+        wake_all(&mut self.woken);
     }
 
     /// From here on every batch is made durable by `method`, and at most `depth` of a log's are in flight; with
@@ -159,21 +168,24 @@ impl Driver {
                         tenant.handle_prepared(&header, file, now, &mut *self.disk, &mut self.woken);
                     }
                 }
-                Command::Recycle { shared, first } => {
-                    let hosted = |tenant: &&mut Tenant| Arc::ptr_eq(&tenant.shared, &shared);
-                    if let Some(tenant) = self.tenants.iter_mut().map(|(_, tenant)| tenant).find(hosted) {
-                        tenant.handle_recycle(first);
+                Command::TruncateBefore { shared, first, promise } => {
+                    if let Some(tenant) = self.tenant_of(&shared) {
+                        tenant.handle_truncate_before(first, promise);
                     }
                 }
-                Command::Recycled { tenant, spares } => {
+                Command::Freed { tenant, spares } => {
                     if let Some(tenant) = self.tenants.get_mut(tenant) {
-                        tenant.handle_recycled(spares, &mut self.woken);
+                        tenant.handle_freed(spares, &mut self.woken);
                     }
                 }
                 Command::Panic => panic!("asked to by a test"),
             }
         }
         self.commands = commands;
+    }
+
+    fn tenant_of(&mut self, shared: &Arc<Shared>) -> Option<&mut Tenant> {
+        self.tenants.iter_mut().map(|(_, tenant)| tenant).find(|tenant| Arc::ptr_eq(&tenant.shared, shared))
     }
 
     fn host(&mut self, mut tenancy: Box<Tenancy>) {

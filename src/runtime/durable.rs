@@ -57,7 +57,6 @@ impl Durable {
     }
 
     /// How the log ended, if it did.
-    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn end(&self) -> Option<End> {
         lock(&self.inner.0).end.clone()
     }

@@ -1,6 +1,6 @@
 //! The live chain's segments: where a reader finds an LSN. Written by the ring thread at rotation, read by readers.
 
-use super::sync::{PoisonError, RwLock};
+use super::sync::{AtomicU64, Ordering, PoisonError, RwLock};
 use crate::journal::PathSegment;
 use crate::lsn::{Lsn, SegmentId};
 
@@ -8,11 +8,18 @@ use crate::lsn::{Lsn, SegmentId};
 #[derive(Debug)]
 pub(crate) struct Index {
     path: RwLock<Vec<PathSegment>>,
+    /// The first record that the log holds, or would hold: often in the middle of the first segment.
+    first: AtomicU64,
 }
 
 impl Index {
-    pub(crate) fn new(path: Vec<PathSegment>) -> Self {
-        Self { path: RwLock::new(path) }
+    pub(crate) fn new(path: Vec<PathSegment>, first: Lsn) -> Self {
+        Self { path: RwLock::new(path), first: AtomicU64::new(first.get()) }
+    }
+
+    /// The first record that the log holds, or would hold.
+    pub(crate) fn first(&self) -> Lsn {
+        Lsn::new(self.first.load(Ordering::Acquire))
     }
 
     /// Adds the segment of the batch that is about to be written, unless it is the last one already. Returns whether it
@@ -25,12 +32,13 @@ impl Index {
         true
     }
 
-    /// Forgets segments all of whose records are below `first`. Returns the first one that is left.
-    pub(crate) fn trim(&self, first: Lsn) -> SegmentId {
+    /// Records below `first` are gone: forgets segments that hold nothing else. Returns the first one that is left, if any went.
+    pub(crate) fn trim(&self, first: Lsn) -> Option<SegmentId> {
         let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
+        self.first.fetch_max(first.get(), Ordering::AcqRel);
         let gone = path.windows(2).take_while(|pair| pair[1].first <= first).count();
         path.drain(..gone);
-        path.first().map_or_else(SegmentId::default, |segment| segment.id)
+        path.first().map(|segment| segment.id).filter(|_| gone > 0)
     }
 
     /// The segment being written.

@@ -3,20 +3,24 @@
 //! - [`stage`]: appenders -> ring thread, over [`batches`] and [`queue`]. [`durable`]: the watermark and who waits for it.
 //! - [`driver`]: the loop, over [`tenant`]s. [`threads`]: the threads it runs on, and the helper that prepares segments.
 //!   [`local`]: the loop inside a caller's own thread.
-//! - [`append`]: the futures.
+//! - [`append`]: the futures. [`recent`]: what was just written, for those who follow. [`errands`]: blocking work for
+//!   futures.
 
 pub(crate) mod append;
 mod batches;
 pub(crate) mod driver;
 pub(crate) mod durable;
+pub(crate) mod errands;
 pub(crate) mod index;
 pub(crate) mod local;
 pub(crate) mod prepare;
 mod queue;
+pub(crate) mod recent;
 pub(crate) mod recycle;
 pub(crate) mod stage;
 mod tenant;
 pub(crate) mod threads;
+pub(crate) mod truncate;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
@@ -24,15 +28,17 @@ use std::task::Waker;
 
 use crate::disk::seat::Seat;
 use crate::disk::{Directory, Lock, Notify, SegmentFile};
-use crate::error::{IoFailure, Op, OpenError};
+use crate::error::{IoFailure, Op, OpenError, TruncateError};
 use crate::format::SegmentHeader;
 use crate::journal::Journal;
 use crate::lsn::{Lsn, SegmentId};
 use crate::stats::StatsCell;
 pub(crate) use crate::sync;
 use durable::{Durable, End};
+use errands::Promise;
 use index::Index;
 use prepare::Pace;
+use recent::Recent;
 use stage::Stage;
 use sync::{Arc, Mutex, lock};
 
@@ -46,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) stage: Stage,
     pub(crate) durable: Durable,
     pub(crate) index: Arc<Index>,
+    pub(crate) recent: Recent,
     pub(crate) stats: StatsCell,
 }
 
@@ -61,7 +68,8 @@ impl Shared {
     /// The log ended: every waiter and every later append gets to know.
     fn finish(&self, end: End, woken: &mut Vec<Waker>) {
         self.stage.finish(end.clone(), woken);
-        self.durable.finish(end, woken);
+        self.durable.finish(end.clone(), woken);
+        self.recent.finish(self.durable.lsn(), end, woken);
     }
 
     /// Its files and its lock are let go.
@@ -91,6 +99,9 @@ pub(crate) struct Tenancy {
     pub(crate) told: mpsc::SyncSender<Result<(), OpenError>>,
 }
 
+/// What came of a truncation: the first record that the log holds, or would hold.
+pub(crate) type Truncated = Result<Lsn, TruncateError>;
+
 /// What a driver is told from outside.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -101,16 +112,13 @@ pub(crate) enum Command {
         /// None: given up, since the log is closing.
         file: Result<Option<PreparedFile>, IoFailure>,
     },
-    /// Records below `first` are no longer wanted: whole segments of them may be used again, once that is durably said.
-    #[cfg_attr(
-        not(any(test, feature = "sim", feature = "cli")),
-        expect(dead_code, reason = "no public call truncates a live log yet")
-    )]
-    Recycle {
+    /// Records below `first` are no longer wanted: whole segments of them are freed, once that is durably said.
+    TruncateBefore {
         shared: Arc<Shared>,
         first: Lsn,
+        promise: Promise<Truncated>,
     },
-    Recycled {
+    Freed {
         tenant: usize,
         /// The numbers of the new spares.
         spares: Result<Vec<u64>, IoFailure>,
@@ -229,7 +237,7 @@ impl Job {
                 Command::Prepared { tenant, header, file }
             }
             Work::Free { below, bytes, room } => {
-                Command::Recycled { tenant, spares: caught(dir, || recycle::free_below(dir, below, bytes, room)) }
+                Command::Freed { tenant, spares: caught(dir, || recycle::free_below(dir, below, bytes, room)) }
             }
         };
         // A driver that is gone needs no segment.

@@ -5,15 +5,17 @@ use std::os::fd::AsFd;
 use std::task::Waker;
 use std::time::Duration;
 
+use bytes::Bytes;
 use slab::Slab;
 
 use super::durable::End;
+use super::errands::Promise;
 use super::stage::View;
 use super::sync::Arc;
-use super::{Inbox, Job, PreparedFile, Shared, Tenancy, Work, Workshop};
+use super::{Inbox, Job, PreparedFile, Shared, Tenancy, Truncated, Work, Workshop};
 use crate::disk::{Buffer, Completion, Disk, FileSlot, Lock, Write};
-use crate::error::{Cause, IoFailure, Op};
-use crate::format::{BATCH_HEADER_BYTES, SegmentHeader};
+use crate::error::{Cause, IoFailure, Op, TruncateError};
+use crate::format::{BATCH_HEADER_BYTES, BatchHeader, HeldBatch, SegmentHeader, Verdict};
 use crate::journal::placement::SPARES_MAX;
 use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space, Staged, Ticket, Wake};
 use crate::lsn::{Lsn, SegmentId};
@@ -26,7 +28,7 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(super) struct Flight {
     pub(super) tenant: usize,
     ticket: Ticket,
-    segment: SegmentId,
+    place: Place,
     submitted: Duration,
     len: usize,
     records: u32,
@@ -67,7 +69,9 @@ enum Freeing {
         ticket: u64,
     },
     /// The workshop is at it.
-    Busy,
+    Busy {
+        first: Lsn,
+    },
 }
 
 /// One log on this ring thread.
@@ -78,8 +82,16 @@ pub(super) struct Tenant {
     /// The segments that are written to or ready, in the order of their ids.
     files: VecDeque<Attached>,
     in_flight: usize,
+    /// Batches that landed and are to be shown to who follows the log: where they stand, and how long they are.
+    landed: Vec<(Place, Buffer, usize)>,
+    /// Those that were copied, until everything before them has landed too.
+    held: Vec<HeldBatch>,
+    /// What who follows was shown last.
+    shown: Lsn,
     preparing: Preparing,
     freeing: Freeing,
+    /// Who asked for records below an LSN to go, and waits.
+    truncations: Vec<(Lsn, Promise<Truncated>)>,
     retry_wanted: bool,
     hurry_wanted: bool,
     next_segment: SegmentId,
@@ -106,8 +118,12 @@ impl Tenant {
             shared,
             files,
             in_flight: 0,
+            landed: Vec::new(),
+            held: Vec::new(),
+            shown: Lsn::ZERO,
             preparing: Preparing::Nothing,
             freeing: Freeing::Nothing,
+            truncations: Vec::new(),
             retry_wanted: false,
             hurry_wanted: false,
             next_segment,
@@ -122,7 +138,7 @@ impl Tenant {
     /// Whether something is in flight; or the helper may be at work in the directory, which is the next writer's as soon
     /// as the lock is let go.
     pub(super) fn is_busy(&self) -> bool {
-        self.in_flight > 0 || self.preparing == Preparing::One || self.freeing == Freeing::Busy
+        self.in_flight > 0 || self.preparing == Preparing::One || matches!(self.freeing, Freeing::Busy { .. })
     }
 
     /// Moves out: lets go of its files and its lock, and only then says so.
@@ -183,7 +199,7 @@ impl Tenant {
                     let ticket = self.journal.handle_batch(&shape, &mut buffer, turn.now);
                     self.fly(turn, ticket, &shape, buffer, disk, flights);
                 }
-                Next::Seal { close } => match self.shared.stage.take_seal() {
+                Next::Seal { close } => match self.take_seal() {
                     Some((shape, mut buffer)) => {
                         self.enter_segment(&shape, disk);
                         pad(&shape, &mut buffer);
@@ -199,6 +215,37 @@ impl Tenant {
         }
     }
 
+    /// A place and a buffer for a seal: what is only kept for others to see is let go for it.
+    fn take_seal(&mut self) -> Option<(Shape, Buffer)> {
+        self.copy_landed();
+        self.shared.stage.take_seal()
+    }
+
+    /// Copies what landed for who follows the log, and gives the buffers back.
+    fn copy_landed(&mut self) {
+        for (place, buffer, len) in self.landed.drain(..) {
+            let header = BatchHeader::decode(&buffer, self.shape.log_id, place.segment, place.block);
+            if let Verdict::Valid((header, _)) = header {
+                self.held.push(HeldBatch::new(header, &Bytes::copy_from_slice(&buffer[..len])));
+            }
+            self.shared.stage.give_back(buffer);
+        }
+        self.held.sort_unstable_by_key(HeldBatch::first);
+    }
+
+    /// Shows what is durable to who follows the log: after the next batch was submitted and the appenders were woken, so
+    /// that nobody waits for a copy.
+    pub(super) fn show(&mut self, woken: &mut Vec<Waker>) {
+        let durable = self.shared.durable.lsn();
+        if durable <= self.shown {
+            return;
+        }
+        self.shown = durable;
+        self.copy_landed();
+        let whole = self.held.iter().take_while(|batch| batch.last <= durable).count();
+        self.shared.recent.show(durable, self.held.drain(..whole), woken);
+    }
+
     /// The one place where a batch meets the disk.
     fn fly(
         &mut self,
@@ -209,14 +256,15 @@ impl Tenant {
         disk: &mut dyn Disk,
         flights: &mut Slab<Flight>,
     ) {
-        let Place { segment, .. } = shape.place;
-        let file = self.files.iter_mut().find(|file| file.id == segment).expect("a ready segment's file is attached");
+        let place = shape.place;
+        let file =
+            self.files.iter_mut().find(|file| file.id == place.segment).expect("a ready segment's file is attached");
         file.in_flight += 1;
         self.in_flight += 1;
         let (len, records) = (shape.bytes(), shape.count);
         let method = ticket.method();
         let token =
-            flights.insert(Flight { tenant: turn.key, ticket, segment, submitted: turn.now, len, records }) as u64;
+            flights.insert(Flight { tenant: turn.key, ticket, place, submitted: turn.now, len, records }) as u64;
         disk.submit(Write { token, file: file.slot, offset: shape.place.offset(), len, buffer, method });
     }
 
@@ -248,11 +296,15 @@ impl Tenant {
         woken: &mut Vec<Waker>,
     ) {
         self.in_flight -= 1;
-        if let Some(file) = self.files.iter_mut().find(|file| file.id == flight.segment) {
+        if let Some(file) = self.files.iter_mut().find(|file| file.id == flight.place.segment) {
             file.in_flight -= 1;
         }
         self.let_go(disk);
-        self.shared.stage.give_back(completion.buffer);
+        if completion.result.is_ok() && flight.records > 0 && self.shared.recent.is_followed() {
+            self.landed.push((flight.place, completion.buffer, flight.len));
+        } else {
+            self.shared.stage.give_back(completion.buffer);
+        }
         match completion.result {
             Ok(()) => {
                 let took = now.saturating_sub(flight.submitted);
@@ -270,6 +322,7 @@ impl Tenant {
     pub(super) fn poison(&mut self, cause: Cause, woken: &mut Vec<Waker>) {
         if !self.poisoned {
             self.poisoned = true;
+            self.truncations.clear();
             self.shared.finish(End::Poisoned(cause), woken);
         }
     }
@@ -306,43 +359,65 @@ impl Tenant {
     }
 
     /// Records below `first` are to go.
-    pub(super) fn handle_recycle(&mut self, first: Lsn) {
-        // What is being freed is freed first; whoever asks again meanwhile loses nothing but time.
-        if self.freeing == Freeing::Nothing && !self.poisoned {
-            let first = first.min(self.journal.poll_durable().next());
-            self.freeing = Freeing::Marked { first, ticket: self.journal.handle_trim(first) };
+    pub(super) fn handle_truncate_before(&mut self, first: Lsn, promise: Promise<Truncated>) {
+        let durable = self.journal.poll_durable();
+        if first > durable.next() {
+            return promise.keep(Err(TruncateError::Beyond { durable }));
+        }
+        self.truncations.push((first, promise));
+        self.begin_truncation();
+    }
+
+    /// Says that records below the greatest LSN asked for are to go. What is being freed is freed first.
+    fn begin_truncation(&mut self) {
+        let Some(first) = self.truncations.iter().map(|(first, _)| *first).max() else { return };
+        if self.freeing != Freeing::Nothing || self.poisoned {
+            return;
+        }
+        // The same again tries again to free what could not be freed.
+        if first < self.shared.index.first() {
+            return self.answer_truncations(first, &Ok(()));
+        }
+        self.freeing = Freeing::Marked { first, ticket: self.journal.handle_trim(first) };
+    }
+
+    fn answer_truncations(&mut self, first: Lsn, result: &Result<(), IoFailure>) {
+        let now_first = self.shared.index.first();
+        for (_, promise) in self.truncations.extract_if(.., |(asked, _)| *asked <= first) {
+            promise.keep(result.clone().map(|()| now_first).map_err(TruncateError::Io));
         }
     }
 
     /// Once the mark is durable, nobody will need the segments below it: no batch is in flight to them, readers and
     /// recovery begin behind them.
     pub(super) fn request_freeing(&mut self, tenant: usize, workshop: &dyn Workshop, inbox: &Arc<Inbox>) {
-        if let Freeing::Marked { first, ticket } = self.freeing
-            && !self.poisoned
-            && self.journal.poll_settled(ticket)
-        {
-            let below = self.shared.index.trim(first);
-            debug_assert!(self.files.iter().all(|file| file.id >= below), "nothing is in flight to what is freed");
-            self.freeing = Freeing::Busy;
-            let room = SPARES_MAX.saturating_sub(self.spares.len());
-            let (shared, inbox) = (self.shared.clone(), inbox.clone());
-            workshop.request(Job {
-                tenant,
-                shared,
-                work: Work::Free { below, bytes: self.shape.bytes(), room },
-                inbox,
-            });
+        let Freeing::Marked { first, ticket } = self.freeing else { return };
+        if self.poisoned || !self.journal.poll_settled(ticket) {
+            return;
         }
+        let Some(below) = self.shared.index.trim(first) else {
+            self.freeing = Freeing::Nothing;
+            self.answer_truncations(first, &Ok(()));
+            return self.begin_truncation();
+        };
+        debug_assert!(self.files.iter().all(|file| file.id >= below), "nothing is in flight to what is freed");
+        self.freeing = Freeing::Busy { first };
+        let room = SPARES_MAX.saturating_sub(self.spares.len());
+        let (shared, inbox) = (self.shared.clone(), inbox.clone());
+        let work = Work::Free { below, bytes: self.shape.bytes(), room };
+        workshop.request(Job { tenant, shared, work, inbox });
     }
 
-    pub(super) fn handle_recycled(&mut self, spares: Result<Vec<u64>, IoFailure>, woken: &mut Vec<Waker>) {
-        self.freeing = Freeing::Nothing;
+    pub(super) fn handle_freed(&mut self, spares: Result<Vec<u64>, IoFailure>, woken: &mut Vec<Waker>) {
+        let Freeing::Busy { first } = std::mem::replace(&mut self.freeing, Freeing::Nothing) else { return };
+        self.answer_truncations(first, &spares.as_ref().map(|_| ()).map_err(IoFailure::clone));
         match spares {
             Ok(spares) => self.spares.extend(spares),
             // As for a segment that could not be prepared; files that stayed are freed by the next opening.
             Err(failure) if !failure.is_shortage() => self.poison(Cause::Io(failure), woken),
             Err(_) => {}
         }
+        self.begin_truncation();
     }
 
     /// When a segment is to be tried again for which somebody was refused.
