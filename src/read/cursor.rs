@@ -138,7 +138,7 @@ impl Batches {
     fn enter(&self, id: SegmentId) -> Result<Cursor, ReadError> {
         let file = match self.dir.open(&segment_name(id), Access::Read) {
             // Gone since the index was asked.
-            Err(_) if self.index.path().first().is_some_and(|first| first.id > id) => return Err(self.truncated()),
+            Err(_) if self.next < self.index.first() => return Err(self.truncated()),
             file => file?,
         };
         let align = self.dir.block_bytes()? as usize;
@@ -149,7 +149,7 @@ impl Batches {
                 Ok(Cursor { segment: Segment { header, file }, block: 1, before: None, behind: self.index.behind(id) })
             }
             Verdict::Newer(version) => Err(ReadError::NewerFormat { path: file.path().to_path_buf(), version }),
-            _ if !file.is_still_named() => Err(self.truncated()),
+            _ if self.next < self.index.first() || !file.is_still_named() => Err(self.truncated()),
             _ => Err(ReadError::Damaged(Damage {
                 label: Row::R3.label(),
                 path: file.path().clone(),
@@ -174,7 +174,8 @@ impl Batches {
     }
 
     fn damage(&self, cursor: &Cursor, header: Option<&BatchHeader>) -> ReadError {
-        if !cursor.segment.file.is_still_named() {
+        // Who truncates says so before it takes a file away.
+        if self.next < self.index.first() || !cursor.segment.file.is_still_named() {
             return self.truncated();
         }
         let expected = cursor.before.map_or(self.next, |before| before.header.last().next());

@@ -138,8 +138,11 @@ pub(crate) fn open(
     }
     opener.clear_dead(&survey)?;
     // Also what a truncation had marked and a crash kept it from freeing.
-    verdict.first = verdict.first.max(truncation.before.unwrap_or(verdict.first));
-    opener.remove_trimmed(&survey, verdict.first)?;
+    let marked = Some(verdict.trim).filter(|trim| *trim > Lsn::FIRST);
+    if let Some(before) = truncation.before.max(marked) {
+        verdict.first = verdict.first.max(before);
+        opener.remove_trimmed(&survey, before)?;
+    }
     Ok(opener.finish(&survey, &verdict))
 }
 

@@ -240,6 +240,13 @@ impl Driver {
     }
 }
 
+impl Drop for Driver {
+    /// Nobody answers commands any more: what is asked from now on is refused, and promises in what was asked are dropped.
+    fn drop(&mut self) {
+        self.inbox.refuse(&mut self.commands);
+    }
+}
+
 /// Wakes everybody, also behind a waker that panics: the others lost their places when they were collected.
 fn wake_all(woken: &mut Vec<Waker>) {
     for waker in woken.drain(..) {
