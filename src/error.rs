@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::lsn::{Lsn, SegmentId};
+use crate::lsn::{LogId, Lsn, SegmentId};
 
 /// What was asked of the system when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +133,8 @@ pub enum Cause {
     Io(IoFailure),
     /// The ring thread panicked; the text is the panic's.
     Panic(Arc<str>),
+    /// The log could not go on in a new epoch, which it was asked for; the text says why.
+    NoEpoch(Arc<str>),
 }
 
 impl fmt::Display for Cause {
@@ -140,6 +142,7 @@ impl fmt::Display for Cause {
         match self {
             Self::Io(failure) => failure.fmt(f),
             Self::Panic(text) => write!(f, "the ring thread panicked: {text}"),
+            Self::NoEpoch(text) => write!(f, "no new epoch could begin: {text}"),
         }
     }
 }
@@ -185,6 +188,15 @@ impl std::error::Error for Damage {}
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum OpenError {
+    /// The log has another id than [`Options::log_id`](crate::Options::log_id) asks for.
+    WrongLog {
+        /// The directory.
+        path: PathBuf,
+        /// Its id.
+        found: LogId,
+        /// The one asked for.
+        wanted: LogId,
+    },
     /// The log is held by another writer (promise P10).
     Held {
         /// The directory.
@@ -255,6 +267,11 @@ impl fmt::Display for OpenError {
             Self::Held { path, by: None } => write!(
                 f,
                 "{}: held for writing by another process; end it or use another directory (readers are welcome)",
+                path.display()
+            ),
+            Self::WrongLog { path, found, wanted } => write!(
+                f,
+                "{}: holds log {found}, not {wanted}; use that log's directory, or an empty one",
                 path.display()
             ),
             Self::Io(failure) => failure.fmt(f),
@@ -366,6 +383,11 @@ pub enum TruncateError {
         /// The last durable record.
         durable: Lsn,
     },
+    /// It asked for records to be kept that the log does not hold any more. Nothing was truncated.
+    Below {
+        /// The first record that the log holds.
+        first: Lsn,
+    },
     /// The truncation is durable, but files could not be freed: the next truncation or opening frees them.
     Io(IoFailure),
     /// The log was poisoned, before or meanwhile.
@@ -378,6 +400,7 @@ impl fmt::Display for TruncateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Beyond { durable } => write!(f, "only records up to LSN {durable} are durable; truncate within them"),
+            Self::Below { first } => write!(f, "the log begins at LSN {first}; keep at least that record"),
             Self::Io(failure) => write!(f, "truncated, but files stay until the next truncation or opening: {failure}"),
             Self::Poisoned(cause) => write!(f, "the log failed: {cause}; open it again"),
             Self::Closed => f.write_str("the log is closed; open it again"),

@@ -121,7 +121,7 @@ fn read(dir: Arc<dyn Directory>, index: Arc<Index>, first: Lsn, last: Lsn) -> Re
         crate::error::ReadError::Damaged(damage) => OpenError::Damaged(damage),
         other => OpenError::NotALog { path: other.to_string().into(), what: "unreadable" },
     };
-    let records = Records::new(dir, index, first, last).map_err(failed)?;
+    let records = Records::new(dir, index.clone(), index.cuts(), first, last).map_err(failed)?;
     records.map(|record| record.map(|record| (record.lsn, record.payload.to_vec())).map_err(failed)).collect()
 }
 

@@ -212,13 +212,15 @@ impl Log {
     /// # Errors
     /// [`ReadError::Truncated`] if the range begins below the first record; I/O. Each record can fail on its own.
     pub fn read(&self, range: impl RangeBounds<Lsn>) -> Result<Records, ReadError> {
+        let shared = &self.handle.shared;
+        let cuts = shared.index.cuts();
         let (from, to) = clip(&range, self.durable_lsn());
         let first = self.first_lsn();
         let from = from.unwrap_or(first);
         if from < first {
             return Err(ReadError::Truncated { first });
         }
-        Records::new(self.handle.shared.dir.clone(), self.handle.shared.index.clone(), from, to)
+        Records::new(shared.dir.clone(), shared.index.clone(), cuts, from, to)
     }
 
     /// The durable records from `from` on (0 is as good as 1), and whatever becomes durable behind them, across rotations,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::OptionsError;
 use crate::format;
+use crate::lsn::LogId;
 use crate::method::Method;
 
 /// Blocks of a segment that hold no data batch: the static block, an idle seal and a close seal (so that a log can
@@ -70,6 +71,8 @@ pub struct Options {
     method: Option<Method>,
     pending_bytes_max: usize,
     recent_bytes_max: usize,
+    log_id: Option<LogId>,
+    term: u64,
     record_bytes_max: Option<usize>,
     recovery_mode: RecoveryMode,
     require_uring: bool,
@@ -95,6 +98,8 @@ impl Default for Options {
             method: None,
             pending_bytes_max: 64 << 20,
             recent_bytes_max: 16 << 20,
+            log_id: None,
+            term: 0,
             record_bytes_max: None,
             recovery_mode: RecoveryMode::TolerateTornTail,
             require_uring: false,
@@ -227,6 +232,22 @@ impl Options {
         self
     }
 
+    /// The id that the log must have: a new log gets it, another log is refused ([`OpenError::WrongLog`](crate::OpenError::WrongLog)).
+    /// Default: a new log gets a random one. For copies of a log, which are the same log on another machine.
+    #[must_use]
+    pub fn log_id(mut self, log_id: LogId) -> Self {
+        self.log_id = Some(log_id);
+        self
+    }
+
+    /// The fencing term of the epoch that this opening begins; the greatest term that the log has seen, if that is greater
+    /// (see [`Log::term`](crate::Log::term)). Default 0. It is durable when the log is open.
+    #[must_use]
+    pub fn term(mut self, term: u64) -> Self {
+        self.term = term;
+        self
+    }
+
     /// Memory for what was just written, in bytes: kept only while somebody follows the log ([`Log::tail`](crate::Log::tail)),
     /// who then never reads the disk unless it falls further behind than this. Default 16 MiB; 0 has followers read the
     /// disk always.
@@ -354,6 +375,8 @@ impl Options {
             pins: Pins { method: self.method, depth: self.depth, gather: self.gather },
             pending_bytes_max: self.pending_bytes_max,
             recent_bytes_max: self.recent_bytes_max,
+            log_id: self.log_id,
+            term: self.term,
             record_bytes_max: record_max,
             recovery_mode: self.recovery_mode,
             segment_blocks,
@@ -383,6 +406,10 @@ pub(crate) struct Limits {
     pub(crate) pins: Pins,
     pub(crate) pending_bytes_max: usize,
     pub(crate) recent_bytes_max: usize,
+    /// The id that the log must have, or is to get.
+    pub(crate) log_id: Option<LogId>,
+    /// The term of the epoch that begins, if the log has not seen a greater one.
+    pub(crate) term: u64,
     pub(crate) record_bytes_max: usize,
     pub(crate) recovery_mode: RecoveryMode,
     pub(crate) segment_blocks: u32,

@@ -44,6 +44,7 @@ impl RecordKind {
 pub(crate) struct RecordCrc {
     length: u32,
     kind: RecordKind,
+    nonce: u64,
     hasher: crc32fast::Hasher,
 }
 
@@ -72,7 +73,12 @@ impl RecordCrc {
             hasher.update(payload);
         }
         hasher.update(&suffix);
-        Self { length, kind, hasher }
+        Self { length, kind, nonce, hasher }
+    }
+
+    /// The nonce that it is for.
+    pub(crate) fn nonce(&self) -> u64 {
+        self.nonce
     }
 
     fn finish(mut self, lsn: Lsn) -> u32 {

@@ -302,6 +302,29 @@ impl Journal {
         self.watermark.next_ticket()
     }
 
+    /// A seal is due at once, unless the last batch is one.
+    pub(crate) fn hasten_seal(&mut self) {
+        if !self.sealed {
+            self.idle_since = Some(Duration::ZERO);
+        }
+    }
+
+    /// Whether everything submitted is durable and sealed.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.sealed && self.watermark.in_flight() == 0
+    }
+
+    /// Goes on in another epoch, behind its opening and seal, with nothing in flight.
+    pub(crate) fn renew(&mut self, chain: Chain, durable: Lsn) {
+        assert_eq!(self.watermark.in_flight(), 0, "an epoch ends with nothing in flight");
+        self.chain = chain;
+        self.watermark = Watermark::new(durable);
+        self.submitted = durable;
+        (self.sealed, self.closed) = (true, false);
+        (self.staged_since, self.filling_since, self.idle_since) = (None, None, None);
+        self.landed = 0;
+    }
+
     /// Whether the batch with this ticket and all before it are durable.
     pub(crate) fn poll_settled(&self, ticket: u64) -> bool {
         self.watermark.is_behind(ticket)

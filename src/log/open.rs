@@ -29,7 +29,7 @@ use crate::runtime::durable::Durable;
 use crate::runtime::index::Index;
 use crate::runtime::recent::Recent;
 use crate::runtime::stage::{Parts, Stage};
-use crate::runtime::sync::{Arc, Mutex, lock};
+use crate::runtime::sync::{Arc, AtomicU64, Mutex, lock};
 use crate::runtime::{Command, Inbox, Shared, Tenancy};
 use crate::stats::StatsCell;
 
@@ -268,6 +268,7 @@ impl Hosted {
             durable: Durable::new(opened.last),
             index: Arc::new(Index::new(opened.path, opened.first)),
             recent: Recent::new(limits.recent_bytes_max),
+            term: AtomicU64::new(chain.term),
             stats,
         });
         let (told, answer) = std::sync::mpsc::sync_channel(1);

@@ -53,6 +53,8 @@ pub(crate) struct Batches {
     place: Option<Cursor>,
     next: Lsn,
     last: Lsn,
+    /// How often the log had been cut back when it held them.
+    cuts: u64,
 }
 
 /// Where the chain stands: the segment, the block of the next batch in it, and the batch before.
@@ -66,25 +68,21 @@ struct Cursor {
 }
 
 impl Batches {
-    /// The batches that hold records `next..=last`, which the chain holds.
-    pub(crate) fn new(dir: Arc<dyn Directory>, index: Arc<Index>, next: Lsn, last: Lsn) -> Result<Self, ReadError> {
+    /// The batches that hold records `next..=last`, which the chain held when the log had been cut back so often.
+    pub(crate) fn new(
+        dir: Arc<dyn Directory>,
+        index: Arc<Index>,
+        cuts: u64,
+        next: Lsn,
+        last: Lsn,
+    ) -> Result<Self, ReadError> {
         let stretches = Stretches::new(dir.block_bytes()?);
-        Ok(Self { dir, index, stretches, place: None, next, last })
+        Ok(Self { dir, index, stretches, place: None, next, last, cuts })
     }
 
     /// The first LSN that was not yielded yet.
     pub(crate) fn next_lsn(&self) -> Lsn {
         self.next
-    }
-
-    /// The chain holds records up to `last` now.
-    pub(crate) fn extend(&mut self, last: Lsn) {
-        self.last = last;
-        // What was read beyond the end of then has been written since; and a segment may have got one behind it.
-        self.stretches.forget();
-        if let Some(cursor) = &mut self.place {
-            cursor.behind = self.index.behind(cursor.segment.id());
-        }
     }
 
     /// The next batch that holds wanted records; none behind the last.
@@ -132,13 +130,21 @@ impl Batches {
     }
 
     fn truncated(&self) -> ReadError {
-        ReadError::Truncated { first: self.index.first() }
+        match self.index.cut_since(self.cuts) {
+            Some(last) if self.next > last => ReadError::CutBack { last },
+            _ => ReadError::Truncated { first: self.index.first() },
+        }
+    }
+
+    /// Whether what is asked for may be gone by now: who truncates says so before anything changes.
+    fn is_overtaken(&self) -> bool {
+        self.next < self.index.first() || self.index.cut_since(self.cuts).is_some_and(|last| self.last > last)
     }
 
     fn enter(&self, id: SegmentId) -> Result<Cursor, ReadError> {
         let file = match self.dir.open(&segment_name(id), Access::Read) {
             // Gone since the index was asked.
-            Err(_) if self.next < self.index.first() => return Err(self.truncated()),
+            Err(_) if self.is_overtaken() => return Err(self.truncated()),
             file => file?,
         };
         let align = self.dir.block_bytes()? as usize;
@@ -149,7 +155,7 @@ impl Batches {
                 Ok(Cursor { segment: Segment { header, file }, block: 1, before: None, behind: self.index.behind(id) })
             }
             Verdict::Newer(version) => Err(ReadError::NewerFormat { path: file.path().to_path_buf(), version }),
-            _ if self.next < self.index.first() || !file.is_still_named() => Err(self.truncated()),
+            _ if self.is_overtaken() || !file.is_still_named() => Err(self.truncated()),
             _ => Err(ReadError::Damaged(Damage {
                 label: Row::R3.label(),
                 path: file.path().clone(),
@@ -174,8 +180,7 @@ impl Batches {
     }
 
     fn damage(&self, cursor: &Cursor, header: Option<&BatchHeader>) -> ReadError {
-        // Who truncates says so before it takes a file away.
-        if self.next < self.index.first() || !cursor.segment.file.is_still_named() {
+        if self.is_overtaken() || !cursor.segment.file.is_still_named() {
             return self.truncated();
         }
         let expected = cursor.before.map_or(self.next, |before| before.header.last().next());
@@ -211,9 +216,15 @@ pub struct Records {
 }
 
 impl Records {
-    /// Records `next..=last`, which the chain holds.
-    pub(crate) fn new(dir: Arc<dyn Directory>, index: Arc<Index>, next: Lsn, last: Lsn) -> Result<Self, ReadError> {
-        let batches = Batches::new(dir, index, next, last)?;
+    /// Records `next..=last`, which the chain held when the log had been cut back so often.
+    pub(crate) fn new(
+        dir: Arc<dyn Directory>,
+        index: Arc<Index>,
+        cuts: u64,
+        next: Lsn,
+        last: Lsn,
+    ) -> Result<Self, ReadError> {
+        let batches = Batches::new(dir, index, cuts, next, last)?;
         Ok(Self { batches, batch: HeldRecords::default(), failed: false })
     }
 }

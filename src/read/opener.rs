@@ -48,7 +48,12 @@ impl<'a> Opener<'a> {
         limits: &'a Limits,
         outside: &mut Surroundings,
     ) -> Result<Self, OpenError> {
-        let log_id = survey.log_id.unwrap_or_else(|| {
+        if let (Some(found), Some(wanted)) = (survey.log_id, limits.log_id)
+            && found != wanted
+        {
+            return Err(OpenError::WrongLog { path: survey.dir.path().to_path_buf(), found, wanted });
+        }
+        let log_id = survey.log_id.or(limits.log_id).unwrap_or_else(|| {
             let mut id = [0; 16];
             id[..8].copy_from_slice(&(outside.random)().to_le_bytes());
             id[8..].copy_from_slice(&(outside.random)().to_le_bytes());
@@ -56,7 +61,7 @@ impl<'a> Opener<'a> {
         });
         let nonce = (outside.random)();
         let nonce = if seeded::is("no-nonce") || seeded::is("payload-blind-link") { 0 } else { nonce };
-        let term = verdict.walk.as_ref().map_or(0, |walk| walk.cur.header.term);
+        let term = verdict.walk.as_ref().map_or(0, |walk| walk.term).max(limits.term);
         let chain = Chain { log_id, epoch: verdict.next_epoch, nonce, term, trim: verdict.trim, link: None };
         // Unused segments above all used ones are ready. One that does not suit goes, and so do those above it, so that
         // ids stay without gaps.
@@ -192,7 +197,9 @@ impl<'a> Opener<'a> {
             shape.count += u32::from(record.kind == RecordKind::User);
         }
         self.records_copied += u64::from(shape.count);
-        let header = self.chain.header(Kind::Copy, &shape, kept);
+        let mut header = self.chain.header(Kind::Copy, &shape, kept);
+        // Theirs, not that of the epoch which writes them again: it says under whom they were appended.
+        header.term = found.header.term;
         self.write(&header, &shape, &body)
     }
 

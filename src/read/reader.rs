@@ -100,7 +100,7 @@ impl Reader {
         if from < self.first {
             return Err(ReadError::Truncated { first: self.first });
         }
-        Records::new(self.dir.clone(), self.index.clone(), from, to)
+        Records::new(self.dir.clone(), self.index.clone(), self.index.cuts(), from, to)
     }
 
     /// One record, if the reader shows it.

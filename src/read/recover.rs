@@ -58,7 +58,8 @@ impl std::fmt::Debug for Surroundings {
 pub(crate) struct Truncation {
     /// Records below go: marked by the opening and its seal, then removed segment by segment.
     pub(crate) before: Option<Lsn>,
-    /// Records above go, by a cut opening that stands on the batch holding this one. It must be claimed durable.
+    /// Records above go, by a cut opening that stands on the batch holding this one. It must be claimed durable. One below
+    /// the first keeps none.
     pub(crate) after: Option<Lsn>,
 }
 

@@ -143,13 +143,14 @@ impl Feed {
                 Reading::Using { failure: Some(failure), .. } => return Poll::Ready(Some(Err(failure))),
                 Reading::Using { .. } | Reading::Nothing => {}
             }
+            let cuts = self.shared.index.cuts();
             match self.shared.recent.poll(self.key, self.next, cx.waker()) {
                 Seen::Records(records) => {
                     self.next = records.last_lsn().next();
                     return Poll::Ready(Some(Ok(records)));
                 }
                 Seen::Nothing => return Poll::Pending,
-                Seen::Behind { to } => match self.begin(to) {
+                Seen::Behind { to } => match self.begin(cuts, to) {
                     Ok(reading) => self.reading = reading,
                     Err(error) => return Poll::Ready(Some(Err(error))),
                 },
@@ -160,12 +161,12 @@ impl Feed {
         }
     }
 
-    fn begin(&self, to: Lsn) -> Result<Reading, ReadError> {
+    fn begin(&self, cuts: u64, to: Lsn) -> Result<Reading, ReadError> {
         let first = self.shared.index.first();
         if self.next < first {
             return Err(ReadError::Truncated { first });
         }
-        let batches = Batches::new(self.shared.dir.clone(), self.shared.index.clone(), self.next, to)?;
+        let batches = Batches::new(self.shared.dir.clone(), self.shared.index.clone(), cuts, self.next, to)?;
         Ok(Reading::Waiting { fetch: Fetch::start(batches), to, load: VecDeque::new() })
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct Walk {
     /// The greatest D of its batches.
     pub(super) claimed: Lsn,
     pub(super) trim: Lsn,
+    /// The greatest fencing term of its batches.
+    pub(super) term: u64,
     /// The last record-bearing batch that is claimed durable, if the walk met one.
     pub(crate) proved: Option<Found>,
     /// The record-bearing batches behind it.
@@ -38,6 +40,7 @@ impl Walk {
             // What a start stands on was proved durable when it was written.
             claimed: before,
             trim: start.header.trim,
+            term: start.header.term,
             proved: None,
             unproved: Vec::new(),
         };
@@ -52,6 +55,7 @@ impl Walk {
         self.cur = *next;
         self.n = next_lsn(next).prev();
         self.trim = self.trim.max(next.header.trim);
+        self.term = self.term.max(next.header.term);
         if next.header.count > 0 {
             self.unproved.push(*next);
         }

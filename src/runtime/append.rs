@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::Shared;
-use super::durable::{End, Place};
+use super::durable::{End, Mark, Place};
 use super::stage::{Entry, LARGE_BYTES, Outcome, Turn};
 use super::sync::Arc;
 use crate::disk::Buffer;
@@ -61,12 +61,31 @@ impl<'a> Cargo<'a> {
                 }
             }
         }
-        let turn = waker.map(|waker| (turn, waker));
+        loop {
+            let turn = waker.map(|waker| (&mut *turn, waker));
+            let outcome = match self {
+                Self::Record(crc, payload) => shared.stage.stage(&Entry::Record(crc.clone(), payload), &mut None, turn),
+                Self::Group(records) => shared.stage.stage(&Entry::Group(records), &mut None, turn),
+                Self::Packed(crc, len, buffer) => shared.stage.stage(&Entry::Large(crc.clone(), *len), buffer, turn),
+                Self::Unpacked(_) => Outcome::NoRoom,
+            };
+            match outcome {
+                Outcome::Stale => self.renew(shared),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// A new epoch has begun since the checksums were made: makes them for that one.
+    fn renew(&mut self, shared: &Shared) {
         match self {
-            Self::Record(crc, payload) => shared.stage.stage(&Entry::Record(crc.clone(), payload), &mut None, turn),
-            Self::Group(records) => shared.stage.stage(&Entry::Group(records), &mut None, turn),
-            Self::Packed(crc, len, buffer) => shared.stage.stage(&Entry::Large(crc.clone(), *len), buffer, turn),
-            Self::Unpacked(_) => Outcome::NoRoom,
+            Self::Record(crc, payload) => *crc = shared.stage.crc(payload),
+            Self::Group(records) => {
+                let sums = shared.stage.checksums();
+                records.iter_mut().for_each(|(crc, payload)| *crc = sums.of(payload));
+            }
+            Self::Packed(crc, len, Some(buffer)) => *crc = shared.stage.crc(payload_of(buffer, *len)),
+            Self::Packed(..) | Self::Unpacked(_) => {}
         }
     }
 
@@ -90,7 +109,7 @@ struct Appending<'a> {
 enum State<'a> {
     Refused(AppendError),
     Unstaged { cargo: Cargo<'a>, turn: Turn },
-    Staged { last: Lsn, place: Place },
+    Staged { last: Mark, place: Place },
     Done,
 }
 
@@ -107,7 +126,7 @@ impl<'a> Appending<'a> {
     fn poll(&mut self, shared: &Shared, cx: &Context<'_>) -> Poll<Result<Lsn, AppendError>> {
         let answer = match &mut self.state {
             State::Unstaged { cargo, turn } => match cargo.stage(shared, turn, Some(cx.waker())) {
-                Outcome::NoRoom => return Poll::Pending,
+                Outcome::NoRoom | Outcome::Stale => return Poll::Pending,
                 // Its waker lies with the batch: there is nothing to look at before it is woken.
                 Outcome::Staged(last) => {
                     self.state = State::Staged { last, place: Place::default() };
@@ -118,9 +137,9 @@ impl<'a> Appending<'a> {
                     Err(refusal)
                 }
             },
-            State::Staged { last, place } => match shared.durable.poll(*last, place, cx.waker()) {
+            State::Staged { last, place } => match shared.durable.poll_mark(*last, place, cx.waker()) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(result) => result.map(|()| *last).map_err(AppendError::from),
+                Poll::Ready(result) => result.map(|()| last.lsn).map_err(AppendError::from),
             },
             State::Refused(refusal) => Err(refusal.clone()),
             State::Done => panic!("polled after it was ready"),
@@ -135,7 +154,7 @@ impl<'a> Appending<'a> {
                 cargo.drop_buffer(shared);
                 shared.stage.forget(turn);
             }
-            State::Staged { last, place } => shared.durable.forget(*last, place),
+            State::Staged { last, place } => shared.durable.forget(last.lsn, place),
             State::Refused(_) | State::Done => {}
         }
     }
@@ -199,7 +218,8 @@ impl<'a> AppendBatch<'a> {
     pub(crate) fn new<R: AsRef<[u8]>>(shared: &'a Shared, records: &'a [R]) -> Self {
         let sum = records.iter().fold(0usize, |sum, record| sum.saturating_add(record.as_ref().len()));
         let cargo = shared.stage.check_group(records.len(), sum).map(|()| {
-            Cargo::Group(records.iter().map(|record| (shared.stage.crc(record.as_ref()), record.as_ref())).collect())
+            let sums = shared.stage.checksums();
+            Cargo::Group(records.iter().map(|record| (sums.of(record.as_ref()), record.as_ref())).collect())
         });
         Self { shared, inner: Appending::new(records.len() as u64, cargo) }
     }
@@ -236,13 +256,13 @@ impl Drop for AppendBatch<'_> {
 #[must_use = "the record is durable only when this resolves"]
 pub struct Pending {
     shared: Arc<Shared>,
-    lsn: Lsn,
+    mark: Mark,
     place: Place,
 }
 
 impl fmt::Debug for Pending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pending").field("lsn", &self.lsn).finish_non_exhaustive()
+        f.debug_struct("Pending").field("lsn", &self.lsn()).finish_non_exhaustive()
     }
 }
 
@@ -251,8 +271,8 @@ impl Pending {
         shared.stage.check_record(payload.len())?;
         let mut cargo = Cargo::record(shared, payload);
         match cargo.stage(shared, &mut Turn::default(), None) {
-            Outcome::Staged(lsn) => Ok(Self { shared: shared.clone(), lsn, place: Place::default() }),
-            Outcome::NoRoom => {
+            Outcome::Staged(mark) => Ok(Self { shared: shared.clone(), mark, place: Place::default() }),
+            Outcome::NoRoom | Outcome::Stale => {
                 cargo.drop_buffer(shared);
                 Err(SubmitError::Full)
             }
@@ -266,7 +286,7 @@ impl Pending {
     /// Its LSN, durable or not.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
-        self.lsn
+        self.mark.lsn
     }
 
     /// Blocks the calling thread until the record is durable: for threads without a runtime.
@@ -282,14 +302,14 @@ impl Future for Pending {
     type Output = Result<Lsn, AppendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { shared, lsn, place } = &mut *self;
-        shared.durable.poll(*lsn, place, cx.waker()).map(|result| result.map(|()| *lsn).map_err(AppendError::from))
+        let Self { shared, mark, place } = &mut *self;
+        shared.durable.poll_mark(*mark, place, cx.waker()).map(|result| result.map(|()| mark.lsn).map_err(AppendError::from))
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.shared.durable.forget(self.lsn, &mut self.place);
+        self.shared.durable.forget(self.mark.lsn, &mut self.place);
     }
 }
 

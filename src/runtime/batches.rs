@@ -52,6 +52,11 @@ impl Batches {
         }
     }
 
+    /// Goes on in another epoch, with nothing staged. Everything flying has landed.
+    pub(super) fn renew(&mut self, batcher: Batcher) {
+        self.batcher = batcher;
+    }
+
     /// What is staged.
     pub(super) fn staged(&self) -> Staged {
         match (self.closed.is_empty(), self.open.is_some()) {

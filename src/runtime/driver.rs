@@ -97,6 +97,7 @@ impl Driver {
             // compete with the submission for this core.
             let Some(tenant) = self.tenants.get_mut(key) else { continue };
             tenant.publish(&mut self.woken);
+            tenant.prepare_renewal(&*self.workshop);
             // In a caller's thread they compete with nobody: woken first, they join the batch, and never become two
             // cohorts of which each waits for the other's flush.
             if !self.blocking_allowed && !self.woken.is_empty() && tenant.awaits_company() {
@@ -107,6 +108,7 @@ impl Driver {
             if matches!(next, Next::Wait(_)) {
                 tenant.request_segment(key, now, &*self.workshop, &self.inbox);
                 tenant.request_freeing(key, &*self.workshop, &self.inbox);
+                tenant.request_renewal(key, &*self.workshop, &self.inbox, &mut *self.disk);
             }
             pause.wakeable |= tenant.journal.wake() != Wake::Never;
             pause.until = pause.until.into_iter().chain(tenant.retry_due()).min();
@@ -171,6 +173,16 @@ impl Driver {
                 Command::TruncateBefore { shared, first, promise } => {
                     if let Some(tenant) = self.tenant_of(&shared) {
                         tenant.handle_truncate_before(first, promise);
+                    }
+                }
+                Command::Renew { shared, renewal } => {
+                    if let Some(tenant) = self.tenant_of(&shared) {
+                        tenant.handle_renew(renewal);
+                    }
+                }
+                Command::Renewed { tenant, renewed } => {
+                    if let Some(tenant) = self.tenants.get_mut(tenant) {
+                        tenant.handle_renewed(renewed, &mut *self.disk, &mut self.woken);
                     }
                 }
                 Command::Freed { tenant, spares } => {

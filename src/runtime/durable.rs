@@ -34,12 +34,21 @@ pub(crate) struct Durable {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// How often the log was cut back.
+    cuts: u64,
     waiters: Waiters,
     end: Option<End>,
     /// Files and lock are let go.
     released: bool,
     /// Who waits for that.
     release: Vec<Waker>,
+}
+
+/// A record's LSN, and how often the log had been cut back when it got it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) lsn: Lsn,
+    pub(crate) cuts: u64,
 }
 
 /// A future's place among the waiters.
@@ -61,14 +70,43 @@ impl Durable {
         lock(&self.inner.0).end.clone()
     }
 
+    /// How often the log was cut back.
+    pub(crate) fn cuts(&self) -> u64 {
+        lock(&self.inner.0).cuts
+    }
+
+    /// The log was cut back: nothing above `last` is there any more. Appended are `last` and what comes behind it anew.
+    pub(crate) fn cut_back(&self, last: Lsn) -> u64 {
+        let mut inner = lock(&self.inner.0);
+        inner.cuts += 1;
+        self.lsn.0.store(last.get(), Ordering::Release);
+        inner.cuts
+    }
+
     /// Ready when `lsn` is durable, or with the log's end if that comes first.
     pub(crate) fn poll(&self, lsn: Lsn, place: &mut Place, waker: &Waker) -> Poll<Result<(), End>> {
+        self.poll_since(lsn, None, place, waker)
+    }
+
+    /// As [`Durable::poll`], for a record that was staged. It is ready also when the log was cut back since: before that it
+    /// was durable.
+    pub(crate) fn poll_mark(&self, mark: Mark, place: &mut Place, waker: &Waker) -> Poll<Result<(), End>> {
+        self.poll_since(mark.lsn, Some(mark.cuts), place, waker)
+    }
+
+    fn poll_since(
+        &self,
+        lsn: Lsn,
+        cuts: Option<u64>,
+        place: &mut Place,
+        waker: &Waker,
+    ) -> Poll<Result<(), End>> {
         if lsn <= self.lsn() {
             return Poll::Ready(Ok(()));
         }
         let mut inner = lock(&self.inner.0);
         // Published between the look and the lock: nobody would wake this one.
-        if lsn <= self.lsn() && !seeded::is("durable-no-recheck") {
+        if lsn <= self.lsn() && !seeded::is("durable-no-recheck") || cuts.is_some_and(|cuts| cuts != inner.cuts) {
             return Poll::Ready(Ok(()));
         }
         if let Some(end) = &inner.end {

@@ -10,16 +10,39 @@ pub(crate) struct Index {
     path: RwLock<Vec<PathSegment>>,
     /// The first record that the log holds, or would hold: often in the middle of the first segment.
     first: AtomicU64,
+    /// How often the log was cut back, and where to the last time.
+    cuts: RwLock<(u64, Lsn)>,
 }
 
 impl Index {
     pub(crate) fn new(path: Vec<PathSegment>, first: Lsn) -> Self {
-        Self { path: RwLock::new(path), first: AtomicU64::new(first.get()) }
+        Self { path: RwLock::new(path), first: AtomicU64::new(first.get()), cuts: RwLock::new((0, Lsn::MAX)) }
     }
 
     /// The first record that the log holds, or would hold.
     pub(crate) fn first(&self) -> Lsn {
         Lsn::new(self.first.load(Ordering::Acquire))
+    }
+
+    /// The chain of another epoch, which holds `first..=last` and was cut back so often.
+    pub(crate) fn renew(&self, path: Vec<PathSegment>, first: Lsn, last: Lsn, cuts: u64) {
+        let mut marked = self.cuts.write().unwrap_or_else(PoisonError::into_inner);
+        if marked.0 != cuts {
+            *marked = (cuts, last);
+        }
+        *self.path.write().unwrap_or_else(PoisonError::into_inner) = path;
+        self.first.store(first.get(), Ordering::Release);
+    }
+
+    /// How often the log was cut back, for who begins to read.
+    pub(crate) fn cuts(&self) -> u64 {
+        self.cuts.read().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Where to the log was cut back last, if that was since it had been cut back so often.
+    pub(crate) fn cut_since(&self, cuts: u64) -> Option<Lsn> {
+        let marked = *self.cuts.read().unwrap_or_else(PoisonError::into_inner);
+        (marked.0 != cuts).then_some(marked.1)
     }
 
     /// Adds the segment of the batch that is about to be written, unless it is the last one already. Returns whether it

@@ -17,18 +17,20 @@ pub(crate) mod prepare;
 mod queue;
 pub(crate) mod recent;
 pub(crate) mod recycle;
+pub(crate) mod renewal;
 pub(crate) mod stage;
 mod tenant;
 pub(crate) mod threads;
 pub(crate) mod truncate;
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::task::Waker;
 
 use crate::disk::seat::Seat;
 use crate::disk::{Directory, Lock, Notify, SegmentFile};
-use crate::error::{IoFailure, Op, OpenError, TruncateError};
+use crate::error::{Cause, IoFailure, Op, OpenError, TruncateError};
 use crate::format::SegmentHeader;
 use crate::journal::Journal;
 use crate::lsn::{Lsn, SegmentId};
@@ -39,8 +41,9 @@ use errands::Promise;
 use index::Index;
 use prepare::Pace;
 use recent::Recent;
+use renewal::{Renewal, Renewed, Reopen};
 use stage::Stage;
-use sync::{Arc, Mutex, lock};
+use sync::{Arc, AtomicU64, Mutex, Ordering, lock};
 
 /// A prepared segment's file.
 pub(crate) type PreparedFile = Arc<dyn SegmentFile>;
@@ -53,10 +56,21 @@ pub(crate) struct Shared {
     pub(crate) durable: Durable,
     pub(crate) index: Arc<Index>,
     pub(crate) recent: Recent,
+    /// The greatest fencing term of the log.
+    pub(crate) term: AtomicU64,
     pub(crate) stats: StatsCell,
 }
 
 impl Shared {
+    /// The greatest fencing term of the log.
+    pub(crate) fn term(&self) -> u64 {
+        self.term.load(Ordering::Acquire)
+    }
+
+    fn set_term(&self, term: u64) {
+        self.term.store(term, Ordering::Release);
+    }
+
     /// Everything up to `lsn` is durable: moves the wakers of all who waited for it to `woken`.
     fn publish(&self, lsn: Lsn, woken: &mut Vec<Waker>) {
         // The watermark first: who is woken, or polls meanwhile, sees it.
@@ -117,6 +131,15 @@ pub(crate) enum Command {
         shared: Arc<Shared>,
         first: Lsn,
         promise: Promise<Truncated>,
+    },
+    /// Another epoch is to begin.
+    Renew {
+        shared: Arc<Shared>,
+        renewal: Renewal,
+    },
+    Renewed {
+        tenant: usize,
+        renewed: Result<Renewed, Cause>,
     },
     Freed {
         tenant: usize,
@@ -199,7 +222,6 @@ fn caught<T>(dir: &dyn Directory, job: impl FnOnce() -> Result<T, IoFailure>) ->
 }
 
 /// Work in a log's directory.
-#[derive(Debug)]
 pub(crate) struct Job {
     tenant: usize,
     shared: Arc<Shared>,
@@ -208,8 +230,11 @@ pub(crate) struct Job {
 }
 
 /// What is to be done.
-#[derive(Debug)]
 enum Work {
+    /// Begin another epoch in a directory that is at rest.
+    Renew {
+        reopen: Reopen,
+    },
     Prepare {
         header: SegmentHeader,
         spare: Option<u64>,
@@ -220,6 +245,12 @@ enum Work {
         bytes: u64,
         room: usize,
     },
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("tenant", &self.tenant).finish_non_exhaustive()
+    }
 }
 
 impl Job {
@@ -235,6 +266,11 @@ impl Job {
             Work::Prepare { header, spare } => {
                 let file = caught(dir, || prepare::prepare(dir, &header, spare, pace));
                 Command::Prepared { tenant, header, file }
+            }
+            Work::Renew { reopen } => {
+                let failed = |_| Err(Cause::Panic("while a new epoch began".into()));
+                let renewed = catch_unwind(AssertUnwindSafe(|| reopen(dir))).unwrap_or_else(failed);
+                Command::Renewed { tenant, renewed }
             }
             Work::Free { below, bytes, room } => {
                 Command::Freed { tenant, spares: caught(dir, || recycle::free_below(dir, below, bytes, room)) }

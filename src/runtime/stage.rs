@@ -14,10 +14,10 @@
 use std::task::Waker;
 
 use super::batches::Batches;
-use super::durable::End;
+use super::durable::{End, Mark};
 use super::queue::Queue;
 pub(crate) use super::queue::Turn;
-use super::sync::{Arc, Mutex, MutexGuard, Padded, lock};
+use super::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, Padded, lock};
 use crate::disk::shared::Claim;
 use crate::disk::{Buffer, BufferPool, Notify};
 use crate::error::{AppendError, Cause, IoFailure};
@@ -59,6 +59,14 @@ impl Entry<'_> {
         }
     }
 
+    /// The nonce of the epoch that its checksums are for; an empty group has none.
+    fn nonce(&self) -> Option<u64> {
+        match self {
+            Self::Record(crc, _) | Self::Large(crc, _) => Some(crc.nonce()),
+            Self::Group(records) => records.first().map(|(crc, _)| crc.nonce()),
+        }
+    }
+
     /// Writes the records, of which the first has this LSN, to `out`, where they have their place. A large one stands there
     /// already, unless it is still in `own`. Returns the sum of their terms of the digest.
     fn encode(&self, first: Lsn, own: Option<&Buffer>, out: &mut [u8]) -> u64 {
@@ -88,7 +96,9 @@ impl Entry<'_> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The records have LSNs up to this one.
-    Staged(Lsn),
+    Staged(Mark),
+    /// Their checksums are of an epoch that has ended: to be made anew.
+    Stale,
     /// There is no room, or others wait already.
     NoRoom,
     Refused(AppendError),
@@ -101,7 +111,8 @@ pub(crate) struct Stage {
     inner: Padded<Mutex<Inner>>,
     notify: Arc<Notify>,
     log_id: LogId,
-    nonce: u64,
+    /// The epoch's.
+    nonce: AtomicU64,
     record_bytes_max: usize,
     group_bytes_max: usize,
     block_bytes: u32,
@@ -109,8 +120,27 @@ pub(crate) struct Stage {
     buffer_bytes: usize,
 }
 
+/// Makes appenders' parts of checksums, all for one epoch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Checksums {
+    log_id: LogId,
+    nonce: u64,
+}
+
+impl Checksums {
+    pub(crate) fn of(self, payload: &[u8]) -> RecordCrc {
+        RecordCrc::new(payload, self.log_id, self.nonce)
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
+    /// The epoch's.
+    nonce: u64,
+    /// How often the log was cut back.
+    cuts: u64,
+    /// Nothing is taken until the next epoch has begun.
+    held: bool,
     batches: Batches,
     pool: BufferPool,
     /// Who waits for a place.
@@ -190,6 +220,9 @@ pub(crate) struct Parts {
 impl Stage {
     pub(crate) fn new(parts: Parts) -> Self {
         let inner = Inner {
+            nonce: parts.nonce,
+            cuts: 0,
+            held: false,
             batches: Batches::new(parts.batcher),
             pool: parts.pool,
             queue: Queue::default(),
@@ -207,7 +240,7 @@ impl Stage {
             inner: Padded(Mutex::new(inner)),
             notify: parts.notify,
             log_id: parts.log_id,
-            nonce: parts.nonce,
+            nonce: AtomicU64::new(parts.nonce),
             record_bytes_max: parts.record_bytes_max,
             group_bytes_max: parts.group_bytes_max,
             block_bytes: parts.block_bytes,
@@ -222,7 +255,40 @@ impl Stage {
 
     /// An appender's part of a record's checksum, done outside the lock.
     pub(crate) fn crc(&self, payload: &[u8]) -> RecordCrc {
-        RecordCrc::new(payload, self.log_id, self.nonce)
+        self.checksums().of(payload)
+    }
+
+    /// What makes the checksums of this epoch's records.
+    pub(crate) fn checksums(&self) -> Checksums {
+        Checksums { log_id: self.log_id, nonce: self.nonce.load(Ordering::Acquire) }
+    }
+
+    /// Takes nothing more until the next epoch has begun: appenders wait their turn.
+    pub(crate) fn hold(&self) {
+        lock(&self.inner.0).held = true;
+    }
+
+    /// Appenders may go on as before.
+    pub(crate) fn release_hold(&self) {
+        let mut inner = lock(&self.inner.0);
+        inner.held = false;
+        self.wake_heads(inner);
+    }
+
+    /// Whether records are staged and not yet taken.
+    pub(crate) fn holds_records(&self) -> bool {
+        lock(&self.inner.0).batches.staged() != Staged::Nothing
+    }
+
+    /// The next epoch has begun; the log was cut back so often.
+    pub(crate) fn renew(&self, batcher: Batcher, nonce: u64, cuts: u64) {
+        let mut inner = lock(&self.inner.0);
+        debug_assert_eq!(inner.batches.staged(), Staged::Nothing, "an epoch ends with nothing staged");
+        inner.batches.renew(batcher);
+        (inner.nonce, inner.cuts, inner.held) = (nonce, cuts, false);
+        (inner.segment_awaited, inner.no_space) = (false, None);
+        self.nonce.store(nonce, Ordering::Release);
+        self.wake_heads(inner);
     }
 
     /// Refuses a record that is over its bound, before anything else.
@@ -263,9 +329,13 @@ impl Stage {
         let behind = !brings && inner.queue.is_behind(turn.as_ref().map(|(turn, _)| &**turn));
         let outcome = match inner.refusal() {
             Some(refusal) => Outcome::Refused(refusal),
-            None if behind => Outcome::NoRoom,
+            None if behind || inner.held => Outcome::NoRoom,
+            None if entry.nonce().is_some_and(|nonce| nonce != inner.nonce) => Outcome::Stale,
             None => inner.stage(entry, buffer, waiter, &mut copy),
         };
+        if outcome == Outcome::Stale {
+            return outcome;
+        }
         let served = outcome != Outcome::NoRoom;
         match turn {
             Some((turn, waker)) if !served => inner.queue_up(turn, waker, brings),
@@ -535,7 +605,7 @@ impl Inner {
         } else {
             *copy = Some(Copying { first, claim: out.claim(at, records_bytes) });
         }
-        Outcome::Staged(first.plus(u64::from(count)).prev())
+        Outcome::Staged(Mark { lsn: first.plus(u64::from(count)).prev(), cuts: self.cuts })
     }
 
     /// Queues an appender up: at the end, or before everybody if it holds memory that others wait for.

@@ -10,6 +10,7 @@ use slab::Slab;
 
 use super::durable::End;
 use super::errands::Promise;
+use super::renewal::Renewal;
 use super::stage::View;
 use super::sync::Arc;
 use super::{Inbox, Job, PreparedFile, Shared, Tenancy, Truncated, Work, Workshop};
@@ -45,15 +46,15 @@ pub(super) struct Turn {
 
 /// A segment's file in the disk's table.
 #[derive(Debug)]
-struct Attached {
+pub(super) struct Attached {
     id: SegmentId,
-    slot: FileSlot,
+    pub(super) slot: FileSlot,
     in_flight: usize,
 }
 
 /// Whether the workshop is busy for a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Preparing {
+pub(super) enum Preparing {
     Nothing,
     One,
     Failed { at: Duration },
@@ -61,7 +62,7 @@ enum Preparing {
 
 /// How far the freeing of segments has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Freeing {
+pub(super) enum Freeing {
     Nothing,
     /// Until the batch with this ticket is durable, which carries the trim LSN.
     Marked {
@@ -80,27 +81,30 @@ pub(super) struct Tenant {
     pub(super) journal: Journal,
     pub(super) shared: Arc<Shared>,
     /// The segments that are written to or ready, in the order of their ids.
-    files: VecDeque<Attached>,
-    in_flight: usize,
+    pub(super) files: VecDeque<Attached>,
+    pub(super) in_flight: usize,
     /// Batches that landed and are to be shown to who follows the log: where they stand, and how long they are.
     landed: Vec<(Place, Buffer, usize)>,
     /// Those that were copied, until everything before them has landed too.
     held: Vec<HeldBatch>,
     /// What who follows was shown last.
-    shown: Lsn,
-    preparing: Preparing,
-    freeing: Freeing,
+    pub(super) shown: Lsn,
+    pub(super) preparing: Preparing,
+    pub(super) freeing: Freeing,
     /// Who asked for records below an LSN to go, and waits.
     truncations: Vec<(Lsn, Promise<Truncated>)>,
+    /// New epochs that are wished for; and who waits for the one that recovery is beginning.
+    pub(super) renewals: VecDeque<Renewal>,
+    pub(super) renewing: Option<Promise<Truncated>>,
     retry_wanted: bool,
     hurry_wanted: bool,
-    next_segment: SegmentId,
-    spares: Vec<u64>,
+    pub(super) next_segment: SegmentId,
+    pub(super) spares: Vec<u64>,
     /// What a segment to be prepared looks like.
     shape: SegmentHeader,
     pub(super) lock: Option<Lock>,
     lock_slot: Option<FileSlot>,
-    poisoned: bool,
+    pub(super) poisoned: bool,
 }
 
 impl Tenant {
@@ -124,6 +128,8 @@ impl Tenant {
             preparing: Preparing::Nothing,
             freeing: Freeing::Nothing,
             truncations: Vec::new(),
+            renewals: VecDeque::new(),
+            renewing: None,
             retry_wanted: false,
             hurry_wanted: false,
             next_segment,
@@ -138,7 +144,13 @@ impl Tenant {
     /// Whether something is in flight; or the helper may be at work in the directory, which is the next writer's as soon
     /// as the lock is let go.
     pub(super) fn is_busy(&self) -> bool {
-        self.in_flight > 0 || self.preparing == Preparing::One || matches!(self.freeing, Freeing::Busy { .. })
+        self.in_flight > 0 || self.preparing == Preparing::One || matches!(self.freeing, Freeing::Busy { .. }) || self.renewing.is_some()
+    }
+
+    /// Takes a segment's file into the disk's table.
+    pub(super) fn attach(&mut self, id: SegmentId, file: &PreparedFile, disk: &mut dyn Disk) -> Result<(), IoFailure> {
+        self.files.push_back(Attached { id, slot: disk.attach(file)?, in_flight: 0 });
+        Ok(())
     }
 
     /// Moves out: lets go of its files and its lock, and only then says so.
@@ -188,6 +200,10 @@ impl Tenant {
             let view = self.view(wake);
             if self.poisoned {
                 return if view.closing { Next::Finished } else { Next::Wait(None) };
+            }
+            // The directory is recovery's until the next epoch has begun.
+            if self.renewing.is_some() {
+                return Next::Wait(None);
             }
             self.journal.tuner().permit_blocking(turn.may_block);
             let next = self.journal.poll_next(view.staged, view.staged_records, view.closing, turn.now);
@@ -323,6 +339,7 @@ impl Tenant {
         if !self.poisoned {
             self.poisoned = true;
             self.truncations.clear();
+            self.renewals.clear();
             self.shared.finish(End::Poisoned(cause), woken);
         }
     }
@@ -343,6 +360,8 @@ impl Tenant {
         };
         if due
             && !self.poisoned
+            && self.renewing.is_none()
+            && self.renewals.is_empty()
             && let Some(blocks) = self.shared.stage.segment_wanted()
         {
             self.preparing = Preparing::One;
@@ -371,7 +390,7 @@ impl Tenant {
     /// Says that records below the greatest LSN asked for are to go. What is being freed is freed first.
     fn begin_truncation(&mut self) {
         let Some(first) = self.truncations.iter().map(|(first, _)| *first).max() else { return };
-        if self.freeing != Freeing::Nothing || self.poisoned {
+        if self.freeing != Freeing::Nothing || self.poisoned || self.renewing.is_some() {
             return;
         }
         // The same again tries again to free what could not be freed.

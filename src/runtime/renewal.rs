@@ -1,0 +1,160 @@
+//! A log that goes on in another epoch without being closed: cut back to an earlier record, or under a greater term.
+//!
+//! Nothing new is staged; what was staged becomes durable and is sealed; then the directory belongs to recovery for a
+//! moment, which writes the new epoch's opening as if the log were being opened ([`Reopen`]); and appenders go on. The same
+//! bytes, the same rules and the same tests as for an opening: there is no second way to cut a log.
+
+use std::fmt;
+use std::task::Waker;
+
+use super::errands::Promise;
+use super::sync::Arc;
+use super::tenant::{Freeing, Preparing, Tenant};
+use super::{Inbox, Job, PreparedFile, Truncated, Work, Workshop};
+use crate::disk::{Directory, Disk};
+use crate::error::{Cause, TruncateError};
+use crate::journal::{Batcher, Chain, PathSegment};
+use crate::lsn::{Lsn, SegmentId};
+
+/// Recovers the directory, which is sealed and at rest, into a new epoch. Blocks on I/O.
+pub(crate) type Reopen = Box<dyn FnOnce(&dyn Directory) -> Result<Renewed, Cause> + Send>;
+
+/// What an epoch begins with.
+#[derive(Debug)]
+pub(crate) struct Renewed {
+    pub(crate) chain: Chain,
+    pub(crate) batcher: Batcher,
+    pub(crate) files: Vec<(SegmentId, PreparedFile)>,
+    pub(crate) path: Vec<PathSegment>,
+    pub(crate) first: Lsn,
+    pub(crate) last: Lsn,
+    pub(crate) next_segment: SegmentId,
+    pub(crate) spares: Vec<u64>,
+}
+
+/// A wish for a new epoch.
+pub(crate) struct Renewal {
+    /// The last record that is to stay, if not all are.
+    pub(crate) last: Option<Lsn>,
+    pub(crate) reopen: Reopen,
+    pub(crate) promise: Promise<Truncated>,
+}
+
+impl fmt::Debug for Renewal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renewal").field("last", &self.last).finish_non_exhaustive()
+    }
+}
+
+impl Tenant {
+    /// A new epoch is to begin.
+    pub(super) fn handle_renew(&mut self, renewal: Renewal) {
+        if !self.poisoned {
+            self.renewals.push_back(renewal);
+        }
+    }
+
+    /// Brings the log to rest for the new epoch that is wished for, if one is.
+    pub(super) fn prepare_renewal(&mut self, workshop: &dyn Workshop) {
+        if self.renewals.is_empty() || self.renewing.is_some() || self.poisoned {
+            return;
+        }
+        self.shared.stage.hold();
+        if self.preparing == Preparing::One {
+            workshop.hurry();
+        }
+        if self.in_flight == 0 {
+            self.journal.hasten_seal();
+        }
+    }
+
+    /// Once the log is at rest, hands its directory to recovery.
+    pub(super) fn request_renewal(
+        &mut self,
+        tenant: usize,
+        workshop: &dyn Workshop,
+        inbox: &Arc<Inbox>,
+        disk: &mut dyn Disk,
+    ) {
+        let rests = self.in_flight == 0
+            && self.journal.is_settled()
+            && self.preparing != Preparing::One
+            && self.freeing == Freeing::Nothing
+            && !self.shared.stage.holds_records();
+        if self.renewing.is_some() || self.poisoned || !rests {
+            return;
+        }
+        let Some(Renewal { last, reopen, promise }) = self.renewals.pop_front() else { return };
+        let (first, durable) = (self.shared.index.first(), self.journal.poll_durable());
+        if let Some(refusal) = refusal(last, first, durable) {
+            promise.keep(Err(refusal));
+            if self.renewals.is_empty() {
+                self.shared.stage.release_hold();
+            }
+            return;
+        }
+        for file in self.files.drain(..) {
+            disk.detach(file.slot);
+        }
+        self.renewing = Some(promise);
+        workshop.request(Job {
+            tenant,
+            shared: self.shared.clone(),
+            work: Work::Renew { reopen },
+            inbox: inbox.clone(),
+        });
+    }
+
+    pub(super) fn handle_renewed(
+        &mut self,
+        renewed: Result<Renewed, Cause>,
+        disk: &mut dyn Disk,
+        woken: &mut Vec<Waker>,
+    ) {
+        let Some(promise) = self.renewing.take() else { return };
+        match renewed.and_then(|renewed| self.enter_epoch(renewed, disk, woken)) {
+            Ok(last) => promise.keep(Ok(last)),
+            // Dropped, the promise tells of the log's end.
+            Err(cause) => self.poison(cause, woken),
+        }
+    }
+
+    fn enter_epoch(
+        &mut self,
+        renewed: Renewed,
+        disk: &mut dyn Disk,
+        woken: &mut Vec<Waker>,
+    ) -> Result<Lsn, Cause> {
+        let Renewed { chain, batcher, files, path, first, last, next_segment, spares } = renewed;
+        for (id, file) in files {
+            self.attach(id, &file, disk).map_err(Cause::Io)?;
+        }
+        let (nonce, term) = (chain.nonce, chain.term);
+        // The watermark first: who reads by the new path must not reach beyond it.
+        let mut cuts = self.shared.durable.cuts();
+        if last < self.journal.poll_durable() {
+            cuts = self.shared.durable.cut_back(last);
+            self.shared.recent.cut_back(last, woken);
+            self.shown = last;
+        }
+        self.journal.renew(chain, last);
+        self.shared.index.renew(path, first, last, cuts);
+        self.shared.set_term(term);
+        (self.next_segment, self.spares) = (next_segment, spares);
+        self.preparing = Preparing::Nothing;
+        self.shared.stage.renew(batcher, nonce, cuts);
+        Ok(last)
+    }
+}
+
+/// Why a log that holds `first..=durable` cannot be cut back to `last`.
+fn refusal(last: Option<Lsn>, first: Lsn, durable: Lsn) -> Option<TruncateError> {
+    let last = last?;
+    if last > durable {
+        Some(TruncateError::Beyond { durable })
+    } else if last < first {
+        Some(TruncateError::Below { first })
+    } else {
+        None
+    }
+}
