@@ -73,10 +73,15 @@
 //!
 //! # Promoting
 //!
-//! Of n standbys, of which k must have a record before it is acknowledged, ask n - k + 1; take the one that knows the
-//! greatest term, and of those the one with the most records. A standby that knows a term was verified to be a beginning
-//! of that reign's log, so among those that know the greatest one, more records are a superset. What was acknowledged is
-//! among them. Make the new term durable there before its first append.
+//! With n standbys, of which k must have a record before it is acknowledged:
+//!
+//! 1. Stop n - k + 1 of them from following. The rest are too few to acknowledge anything for the old primary, dead or not.
+//! 2. Of those take the one whose last record has the greatest term, and of these the one with the most records. What was
+//!    acknowledged is there: see [`Quorum`] for the one rule that this needs.
+//! 3. Make a term of [`next_term`], above any that one of them knows, durable there; then let it append.
+//! 4. Let the others follow it, and nobody else.
+//!
+//! A log that is made anew counts as lost until it has caught up.
 
 mod error;
 mod quorum;

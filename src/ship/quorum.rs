@@ -6,11 +6,13 @@ use crate::lsn::Lsn;
 
 /// Counts standbys by id.
 ///
-/// With k of n standbys, whoever promotes must ask n - k + 1 of them, and take the one that knows the greatest term, and
-/// of those the one with the most records: one of them holds everything that was promised.
+/// Nothing is promised before it reaches a record of this reign: an earlier record at k standbys could still lose against
+/// a longer tail of a reign in between, when the next primary is chosen by its last record (Raft, section 5.4.2). Nobody
+/// waits for those here: their appenders waited at the primary before.
 #[derive(Clone, Debug)]
 pub struct Quorum {
     k: usize,
+    start: Lsn,
     local: Lsn,
     /// Of each the connection that counts, and how far it has acknowledged.
     standbys: BTreeMap<[u8; 16], (u64, Lsn)>,
@@ -27,10 +29,10 @@ pub struct Member {
 }
 
 impl Quorum {
-    /// Waits for `k` standbys; with 0 for none.
+    /// Waits for `k` standbys; with 0 for none. `start` is the last record of an earlier term.
     #[must_use]
-    pub fn new(k: usize) -> Self {
-        Self { k, local: Lsn::ZERO, standbys: BTreeMap::new(), promised: Lsn::ZERO, members: 0 }
+    pub fn new(k: usize, start: Lsn) -> Self {
+        Self { k, start, local: Lsn::ZERO, standbys: BTreeMap::new(), promised: Lsn::ZERO, members: 0 }
     }
 
     /// Everything up to `lsn` is durable here.
@@ -64,7 +66,8 @@ impl Quorum {
         }
     }
 
-    /// Everything up to here is durable here and at k standbys, or was.
+    /// Everything up to here is durable here and at k standbys, or was; [`Lsn::ZERO`] before that holds of any record of
+    /// this reign.
     #[must_use]
     pub fn durable(&self) -> Lsn {
         self.promised
@@ -83,7 +86,9 @@ impl Quorum {
             None => self.local,
             Some(at) => acked.get(at).map_or(Lsn::ZERO, |lsn| self.local.min(*lsn)),
         };
-        self.promised = self.promised.max(held);
+        if held > self.start {
+            self.promised = self.promised.max(held);
+        }
     }
 }
 
@@ -96,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_kth_standby_and_the_local_log_decide() {
-        let mut quorum = Quorum::new(2);
+        let mut quorum = Quorum::new(2, Lsn::ZERO);
         quorum.handle_local(Lsn::new(10));
         let a = quorum.handle_started(A, Lsn::new(8));
         assert_eq!(quorum.durable(), Lsn::ZERO);
@@ -111,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_standby_that_comes_back_counts_once_and_nothing_promised_is_taken_back() {
-        let mut quorum = Quorum::new(2);
+        let mut quorum = Quorum::new(2, Lsn::ZERO);
         quorum.handle_local(Lsn::new(20));
         let old = quorum.handle_started(A, Lsn::new(9));
         let new = quorum.handle_started(A, Lsn::new(9));
@@ -131,9 +136,19 @@ mod tests {
 
     #[test]
     fn with_none_to_wait_for_the_local_log_decides() {
-        let mut quorum = Quorum::new(0);
+        let mut quorum = Quorum::new(0, Lsn::ZERO);
         quorum.handle_local(Lsn::new(3));
         quorum.handle_local(Lsn::new(2));
         assert_eq!(quorum.durable(), Lsn::new(3));
+    }
+
+    #[test]
+    fn records_of_earlier_reigns_are_promised_with_the_first_of_this_one() {
+        let mut quorum = Quorum::new(1, Lsn::new(7));
+        quorum.handle_local(Lsn::new(9));
+        let a = quorum.handle_started(A, Lsn::new(7));
+        assert_eq!(quorum.durable(), Lsn::ZERO);
+        quorum.handle_acked(a, Lsn::new(8));
+        assert_eq!(quorum.durable(), Lsn::new(8));
     }
 }
