@@ -156,7 +156,7 @@ impl Sink {
             credit: config.window_bytes.max(1),
             beat: 0,
             ack_due: false,
-            deadline: now + config.handshake,
+            deadline: now.saturating_add(config.handshake),
             config,
         }
     }
@@ -314,7 +314,7 @@ impl Sink {
         {
             self.pending.pop_front();
             self.pending_bytes -= bytes;
-            self.credit += bytes;
+            self.credit = self.credit.saturating_add(bytes);
         }
         if lsn > self.durable {
             (self.durable, self.ack_due) = (lsn, true);

@@ -121,7 +121,7 @@ impl Source {
             credit: 0,
             beats: 0,
             beat_due: now,
-            deadline: now + config.handshake,
+            deadline: now.saturating_add(config.handshake),
         }
     }
 
@@ -156,6 +156,11 @@ impl Source {
             (Stage::Streaming, Frame::Ack(ack)) => {
                 (self.stage, self.deadline) = (Stage::Streaming, now + self.config.silence);
                 self.handle_ack(ack)
+            }
+            // Before a hello nothing says of which connection a frame is: a stray refusal must not stop a primary.
+            (Stage::Open, _) => {
+                self.stage = Stage::Open;
+                garbage("a frame before the hello")
             }
             (_, Frame::Refuse(error)) => {
                 if let ShipError::Fenced { ours, theirs } = error

@@ -274,12 +274,17 @@ fn a_sink_checks_a_welcome_itself() {
     assert!(ends(|welcome| welcome.batch_bytes_max = 1001));
 }
 
-/// A primary that is fenced by a sink's word, not by its own check, stops too.
+/// A primary that is fenced by a sink's word, not by its own check, stops too; a stray word does not stop it.
 #[test]
 fn a_refusal_for_a_greater_term_is_a_fence() {
+    let mut pair = Pair::started(2, 2);
+    pair.sink.refuse(ShipError::Fenced { ours: 9, theirs: TERM });
+    pair.talk();
+    assert!(pair.told.contains(&SourceEvent::Fenced { term: 9 }));
     let mut source = Source::new(source_config(0), Duration::ZERO);
     source.handle_bytes(&Frame::Refuse(ShipError::Fenced { ours: 9, theirs: TERM }).encode(1), at(1));
-    assert_eq!(source.poll_event(), Some(SourceEvent::Fenced { term: 9 }));
+    let ended = source.poll_event();
+    assert!(matches!(ended, Some(SourceEvent::Ended(ShipError::Garbage { .. }))), "{ended:?}");
 }
 
 /// What a strict sink must not take, each in place of the batch 3..=4 that is due.

@@ -41,6 +41,7 @@
 //! - Credit counts whole frames of records in bytes, from the beginning of the connection. A source may send another as
 //!   long as what it sent is below it: it may overdraw it by one frame, so that one of any length can pass.
 //! - Records are as in [`crate::format`]: each CRC covers log id, nonce and LSN.
+//! - Who has no log yet knows neither a term nor a record: a stranger must not fence a primary.
 //! - refuse: 0 4 reason, 4 4 reserved, 8 24 three numbers, 32 32 two log ids; see [`ShipError::to_wire`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -266,6 +267,9 @@ impl Hello {
             from.clear();
         }
         let log_id = (has_id == 1).then(|| LogId::new(log_id));
+        if log_id.is_none() && (term, last) != (0, Lsn::ZERO) {
+            return garbage("a hello without a log that knows something of it");
+        }
         let name = name.to_owned();
         Ok(Self { format, log_id, standby, name, term, last, last_term, last_crc, group_bytes_max })
     }

@@ -259,7 +259,7 @@ impl<'a> World<'a> {
         let sink = SinkConfig {
             standby: there.id,
             name: format!("machine {to}"),
-            log_id: (last > 0).then_some(self.log_id),
+            log_id: (last > 0 || there.term > 0).then_some(self.log_id),
             term: there.term,
             last: Lsn::new(last as u64),
             standing: there.standing(last),

@@ -30,8 +30,8 @@ fn frames() -> impl Strategy<Value = Frame> {
             log_id: id.map(LogId::new),
             standby,
             name,
-            term,
-            last: Lsn::new(last),
+            term: id.map_or(0, |_| term),
+            last: Lsn::new(id.map_or(0, |_| last)),
             last_term,
             last_crc: crc,
             group_bytes_max: max,
@@ -194,7 +194,7 @@ fn a_hello_of_a_newer_version_that_understands_ours_may_be_longer() {
         log_id: None,
         standby: [1; 16],
         name: "b".to_owned(),
-        term: 3,
+        term: 0,
         last: Lsn::ZERO,
         last_term: 0,
         last_crc: payload_crc(b""),
@@ -213,4 +213,22 @@ fn a_hello_of_a_newer_version_that_understands_ours_may_be_longer() {
     bytes[HEADER_BYTES + 8] = 2;
     resum(&mut bytes);
     assert_eq!(decoder().take(&mut &bytes[..]), Ok(Some((SESSION, Frame::Hello(hello)))));
+}
+
+#[test]
+fn who_has_no_log_knows_no_term_of_it() {
+    let hello = |log_id, term, last| Hello {
+        format: 1,
+        log_id,
+        standby: [1; 16],
+        name: String::new(),
+        term,
+        last: Lsn::new(last),
+        last_term: 0,
+        last_crc: 0,
+        group_bytes_max: 9,
+    };
+    let taken = |hello| decoder().take(&mut &Frame::Hello(hello).encode(SESSION)[..]).is_ok();
+    assert!(taken(hello(None, 0, 0)) && taken(hello(Some(LogId::new([1; 16])), 1, 1)));
+    assert!(!taken(hello(None, 1, 0)) && !taken(hello(None, 0, 1)));
 }
