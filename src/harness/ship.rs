@@ -13,7 +13,7 @@ use crate::lsn::{LogId, Lsn};
 use crate::options::Options;
 use crate::read::recover::Truncation;
 use crate::read::survey::Survey;
-use crate::ship::Batch;
+use crate::ship::{Batch, Standing};
 
 impl Life {
     /// As [`Life::open`]; a log that does not exist yet gets this id.
@@ -40,7 +40,17 @@ impl Life {
     /// `last` if it goes on behind it.
     #[must_use]
     pub fn batch(&self, from: Lsn, last: Lsn, term: u64) -> Option<Batch> {
-        let at = self.shared.index.find(from)?;
+        Batch::new(&self.held(from, term)?.until(last), from)
+    }
+
+    /// How the log stands at `lsn`, if that is written, under `term`.
+    #[must_use]
+    pub fn standing(&self, lsn: Lsn, term: u64) -> Option<Standing> {
+        Standing::of(&self.held(lsn, term)?, lsn)
+    }
+
+    fn held(&self, lsn: Lsn, term: u64) -> Option<HeldBatch> {
+        let at = self.shared.index.find(lsn)?;
         let behind = self.shared.index.behind(at.id);
         let file = self.shared.dir.open(&segment_name(at.id), Access::Read).ok()?;
         let mut bytes = Buffer::new(usize::try_from(file.len().ok()?).ok()?);
@@ -54,13 +64,13 @@ impl Life {
             };
             let ends = behind.filter(|behind| behind.link == Some(header.link_to(crc)));
             let end = ends.map_or(Lsn::MAX, |behind| behind.first.prev());
-            if header.count > 0 && header.last().min(end) >= from {
-                let whole = rest
-                    .get(..header.bytes(segment.block_bytes))
-                    .filter(|_| header.check(rest, segment.block_bytes))?;
+            if header.count > 0 && header.last().min(end) >= lsn {
+                if header.first > lsn || !header.check(rest, segment.block_bytes) {
+                    return None;
+                }
                 header.term = term;
-                let held = HeldBatch::new(header, &Bytes::copy_from_slice(whole)).until(end).until(last);
-                return (held.first() <= from).then(|| Batch::new(&held, from))?;
+                let whole = &rest[..header.bytes(segment.block_bytes)];
+                return Some(HeldBatch::new(header, &Bytes::copy_from_slice(whole)).until(end));
             }
             if ends.is_some() {
                 return None;

@@ -283,6 +283,13 @@ mod tests {
         assert_eq!(ShipError::from_wire(&wrong.to_wire()), ShipError::WrongLog { ours: b, theirs: a });
     }
 
+    #[test]
+    fn only_the_network_passes() {
+        assert!(ShipError::ReplayedSession.is_passing() && ShipError::Closed.is_passing());
+        assert!(!ShipError::Fenced { ours: 1, theirs: 2 }.is_passing());
+        assert!(!ShipError::Unknown { code: 99 }.is_passing());
+    }
+
     /// Every reason survives being sent there and back, apart from words.
     #[test]
     fn every_reason_has_a_number() {

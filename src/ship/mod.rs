@@ -121,6 +121,15 @@ pub struct Standing {
     pub crc: u32,
 }
 
+impl Standing {
+    /// How a log stands at `lsn`, if `held` is the batch of it that holds this record.
+    #[cfg_attr(not(any(test, feature = "sim")), expect(dead_code, reason = "no transport drives a source yet"))]
+    pub(crate) fn of(held: &HeldBatch, lsn: Lsn) -> Option<Self> {
+        let (found, payload) = held.records_from(lsn).next()?;
+        (found == lsn).then(|| Self { term: held.header.term, crc: payload_crc(&payload) })
+    }
+}
+
 /// The CRC-32 of a record's payload alone: the same in every log that holds it.
 #[must_use]
 pub fn payload_crc(payload: &[u8]) -> u32 {

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 
 use ringwal::harness::Life;
-use ringwal::ship::{Batch, Group, Standing, payload_crc};
+use ringwal::ship::{Batch, Group, Standing};
 use ringwal::sim::rng::Rng;
-use ringwal::sim::{Sim, SimOptions};
-use ringwal::{LogId, Lsn, Method, Options, SubmitError};
+use ringwal::sim::{Faults, Sim, SimOptions};
+use ringwal::{AppendError, LogId, Lsn, Method, OpenError, Options, SubmitError};
 
 /// The longest record's payload, in bytes: such that no batch, which may fill a buffer of whole pages, is longer than the
 /// longest group.
@@ -42,6 +42,9 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(id: u8, rng: &mut Rng) -> Self {
         let sim = Sim::new(rng.next_u64(), SimOptions::default());
+        if rng.one_in(4) {
+            sim.set_faults(Faults { write_error: 1000, sync_error: 1000, write_short: 10_000, ..Faults::default() });
+        }
         let options = Options::default()
             .method(Method::ALL[rng.index(4)])
             .block_bytes(512)
@@ -76,7 +79,7 @@ impl Node {
         }
         let life = match Life::open_named(&self.sim, &self.options, rng.next_u64(), log_id) {
             Ok(life) => life,
-            Err(_) if self.sim.crashed() => {
+            Err(OpenError::Io(_)) if self.sim.crashed() || self.sim.faults() != Faults::default() => {
                 self.sim.power_cut();
                 return Ok(false);
             }
@@ -131,12 +134,15 @@ impl Node {
         let taken = if let [entry] = &entries[..] {
             match life.submit(&entry.payload) {
                 Ok(_) => true,
-                Err(SubmitError::Full) => false,
+                Err(SubmitError::Full | SubmitError::Append(AppendError::Poisoned(_))) => false,
                 Err(error) => return Err(format!("cannot append: {error}")),
             }
         } else {
             let records: Vec<_> = entries.iter().map(|entry| entry.payload.clone()).collect();
-            life.submit_group(&records).map_err(|error| format!("cannot append: {error}"))?
+            match life.submit_group(&records) {
+                Err(AppendError::Poisoned(_)) => false,
+                taken => taken.map_err(|error| format!("cannot append: {error}"))?,
+            }
         };
         if taken {
             self.staged.extend(entries);
@@ -155,20 +161,27 @@ impl Node {
         Ok(())
     }
 
+    /// Whether its disk has failed: it must be opened again.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.life.as_ref().is_some_and(Life::poisoned)
+    }
+
     /// Whether nothing is on its way to the disk: only then may it say where its log ends.
     pub(crate) fn is_settled(&self) -> bool {
         self.life.is_some() && self.inbox.is_empty() && self.durable() == self.staged.len()
     }
 
+    /// How the log stands at record `n`, read back from the disk.
     pub(crate) fn standing(&self, n: usize) -> Standing {
         let entry = n.checked_sub(1).and_then(|at| self.staged.get(at));
-        entry.map_or(Standing::default(), |entry| Standing { term: entry.term, crc: payload_crc(&entry.payload) })
+        let standing = |entry: &Entry| self.life.as_ref()?.standing(Lsn::new(n as u64), entry.term);
+        entry.map_or(Standing::default(), |entry| standing(entry).expect("a durable record can be read"))
     }
 
     /// The term of the last durable record, and how many there are: by this a primary is chosen.
     pub(crate) fn rank(&self) -> (u64, usize) {
         let n = self.durable();
-        (self.standing(n).term, n)
+        (n.checked_sub(1).map_or(0, |last| self.staged[last].term), n)
     }
 
     /// The batch that a source wants.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ringwal::ship::{
     Member, QUEUE_BYTES, Quorum, ShipError, Sink, SinkConfig, SinkEvent, Source, SourceConfig, SourceEvent, next_term,
 };
+use ringwal::sim::Faults;
 use ringwal::sim::rng::Rng;
 use ringwal::{LogId, Lsn};
 
@@ -290,6 +291,10 @@ impl<'a> World<'a> {
                 life.step(later);
             }
         }
+        for at in (0..NODES).filter(|at| self.nodes[*at].has_failed()).collect::<Vec<_>>() {
+            self.count("disks failed");
+            self.crash(at);
+        }
         if self.nodes[self.primary].life.is_some() {
             self.quorum.handle_local(Lsn::new(self.nodes[self.primary].durable() as u64));
         }
@@ -489,6 +494,7 @@ impl<'a> World<'a> {
         }
         self.drop_links(|_| true);
         for _ in 0..3000 {
+            self.nodes.iter().for_each(|node| node.sim.set_faults(Faults::default()));
             self.now += Duration::from_millis(20);
             for at in 0..NODES {
                 self.open(at)?;
