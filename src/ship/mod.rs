@@ -1,7 +1,7 @@
 //! Log shipping without a transport: a *source* has a log open for writing, a *sink* follows it into a log of its own.
 //!
 //! Bytes, batches, durable LSNs and time go in by `handle_*`; bytes, wishes and events come out by `poll_*`. Nothing here
-//! reads a clock, draws a random number, or knows what a socket is. [`wire`] specifies the bytes.
+//! reads a clock, draws a random number, or knows what a socket is. `wire` specifies the bytes.
 //!
 //! | module | what |
 //! |---|---|
@@ -29,6 +29,8 @@
 //!    ├──────────────────────────────────────────────────────────►│ Acked{durable}
 //!    │                              heartbeat, answered by an ack│
 //!    │◄──────────────────────────────────────────────────────────┤
+//!    │ ack, as often, while a long frame holds up heartbeats     │
+//!    ├──────────────────────────────────────────────────────────►│
 //! ```
 //!
 //! # Terms

@@ -28,7 +28,8 @@ pub struct SinkConfig {
     pub last: Lsn,
     /// How the log stands there; anything if it is empty.
     pub standing: Standing,
-    /// The longest group that the log takes, in bytes of records.
+    /// The longest group that the log takes, in bytes of records. The source's batches must fit, and with the same options
+    /// on both sides they may be longer than the longest group that the source takes: see [`super::SourceConfig`].
     pub group_bytes_max: usize,
     /// How many bytes may be under way to durability here: [`super::WINDOW_BYTES`] is a good choice.
     pub window_bytes: u64,
@@ -98,6 +99,7 @@ pub struct Sink {
     log_id: LogId,
     term: u64,
     source_durable: Lsn,
+    heartbeat: Duration,
     silence: Duration,
     /// The last record received, and its term.
     received: Lsn,
@@ -112,6 +114,8 @@ pub struct Sink {
     /// The last heartbeat.
     beat: u64,
     ack_due: bool,
+    /// When something is to be said in any case: a long frame on its way holds up the source's heartbeats, not ours.
+    beat_due: Duration,
     /// When the other side is given up.
     deadline: Duration,
 }
@@ -146,6 +150,7 @@ impl Sink {
             log_id: LogId::new([0; 16]),
             term: 0,
             source_durable: Lsn::ZERO,
+            heartbeat: config.handshake,
             silence: config.handshake,
             received: config.last,
             received_term: standing.term,
@@ -156,6 +161,7 @@ impl Sink {
             credit: config.window_bytes.max(1),
             beat: 0,
             ack_due: false,
+            beat_due: now,
             deadline: now.saturating_add(config.handshake),
             config,
         }
@@ -163,25 +169,24 @@ impl Sink {
 
     /// Bytes came from the source, cut anywhere.
     pub fn handle_bytes(&mut self, mut bytes: &[u8], now: Duration) {
+        if matches!(self.stage, Stage::Streaming) && !bytes.is_empty() {
+            self.deadline = now.saturating_add(self.silence);
+        }
         while !self.is_ended() {
             let done = match self.decoder.take(&mut bytes) {
                 Ok(None) => return,
-                Ok(Some((_, frame))) => self.handle_frame(frame, now),
+                Ok(Some((_, frame))) => self.handle_frame(frame),
                 Err(error) => Err(error),
             };
             done.unwrap_or_else(|error| self.refuse(error));
         }
     }
 
-    fn handle_frame(&mut self, frame: Frame, now: Duration) -> Result<(), ShipError> {
+    fn handle_frame(&mut self, frame: Frame) -> Result<(), ShipError> {
         match (&self.stage, frame) {
             (Stage::Greeted, Frame::Welcome(welcome)) => self.handle_welcome(&welcome),
-            (Stage::Streaming, Frame::Records(shipped)) => {
-                self.deadline = now + self.silence;
-                self.handle_records(&shipped)
-            }
+            (Stage::Streaming, Frame::Records(shipped)) => self.handle_records(&shipped),
             (Stage::Streaming, Frame::Heartbeat { term, durable, sequence }) => {
-                self.deadline = now + self.silence;
                 if term != self.term || sequence <= self.beat {
                     return garbage("an odd heartbeat");
                 }
@@ -229,7 +234,8 @@ impl Sink {
             return Err(ShipError::Gap { expected: config.last.next(), found: resume });
         }
         (self.log_id, self.term, self.source_durable) = (log_id, term, durable);
-        self.silence = SILENT_BEATS * Duration::from_millis(heartbeat_ms.max(1).into());
+        self.heartbeat = Duration::from_millis(heartbeat_ms.max(1).into());
+        self.silence = SILENT_BEATS * self.heartbeat;
         self.stage = Stage::Welcomed;
         self.events.push_back(SinkEvent::Welcome { log_id, term, first, durable });
         Ok(())
@@ -239,7 +245,8 @@ impl Sink {
     pub fn handle_ready(&mut self, now: Duration) {
         if matches!(self.stage, Stage::Welcomed) {
             self.stage = Stage::Streaming;
-            self.deadline = now + self.silence;
+            self.beat_due = now.saturating_add(self.heartbeat);
+            self.deadline = now.saturating_add(self.silence);
             self.out.push(Frame::Start { credit: self.credit }.encode(self.session));
         }
     }
@@ -326,6 +333,9 @@ impl Sink {
         if !self.is_ended() && now >= self.deadline {
             self.refuse(ShipError::Silent { after: self.silence });
         }
+        if matches!(self.stage, Stage::Streaming) && now >= self.beat_due {
+            (self.beat_due, self.ack_due) = (now.saturating_add(self.heartbeat), true);
+        }
     }
 
     /// Ends in order.
@@ -368,7 +378,11 @@ impl Sink {
     /// When [`Sink::handle_time`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
-        (!self.is_ended()).then_some(self.deadline)
+        match self.stage {
+            Stage::Ended => None,
+            Stage::Streaming => Some(self.beat_due.min(self.deadline)),
+            _ => Some(self.deadline),
+        }
     }
 
     /// What happened.

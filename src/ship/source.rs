@@ -22,7 +22,8 @@ pub struct SourceConfig {
     pub first: Lsn,
     /// The last durable record; [`Source::handle_durable`] goes on from there.
     pub durable: Lsn,
-    /// The longest batch that the log makes, in bytes of records.
+    /// The longest batch that the log makes, in bytes of records: it may fill its buffer, which is the longest group with
+    /// a header, in whole blocks, in whole pages, or `batch_bytes_max` if that is longer.
     pub batch_bytes_max: u64,
     /// 64 random bits, drawn for this connection.
     pub challenge: u64,
@@ -127,6 +128,9 @@ impl Source {
 
     /// Bytes came from the standby, cut anywhere.
     pub fn handle_bytes(&mut self, mut bytes: &[u8], now: Duration) {
+        if matches!(self.stage, Stage::Streaming) && !bytes.is_empty() {
+            self.deadline = now.saturating_add(self.config.silence);
+        }
         while !self.is_ended() {
             let done = match self.decoder.take(&mut bytes) {
                 Ok(None) => return,
@@ -148,13 +152,14 @@ impl Source {
             (Stage::Welcomed(hello), Frame::Start { credit }) => {
                 (self.stage, self.credit) = (Stage::Streaming, credit);
                 self.acked = hello.last;
-                (self.beat_due, self.deadline) = (now + self.config.heartbeat, now + self.config.silence);
+                self.beat_due = now.saturating_add(self.config.heartbeat);
+                self.deadline = now.saturating_add(self.config.silence);
                 let Hello { standby, name, .. } = hello;
                 self.events.push_back(SourceEvent::Started { from: self.next, standby, name });
                 Ok(())
             }
             (Stage::Streaming, Frame::Ack(ack)) => {
-                (self.stage, self.deadline) = (Stage::Streaming, now + self.config.silence);
+                self.stage = Stage::Streaming;
                 self.handle_ack(ack)
             }
             // Before a hello nothing says of which connection a frame is: a stray refusal must not stop a primary.
@@ -301,7 +306,7 @@ impl Source {
             return self.refuse(ShipError::Silent { after });
         }
         if streaming && now >= self.beat_due {
-            self.beat_due = now + self.config.heartbeat;
+            self.beat_due = now.saturating_add(self.config.heartbeat);
             // Behind what is not taken off it would say nothing new.
             if self.out.is_empty() {
                 self.beats += 1;

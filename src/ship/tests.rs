@@ -415,6 +415,29 @@ fn heartbeats_keep_a_connection_and_silence_ends_it() {
     pair.ends(&silent, &silent);
 }
 
+/// A frame may take longer than silence is borne: no heartbeat can pass it.
+#[test]
+fn a_long_frame_on_a_slow_connection_is_not_silence() {
+    let mut pair = Pair::started(4, 2);
+    pair.source.handle_batch(&batch(3, 2, TERM));
+    let mut bytes = Vec::new();
+    while let Some(piece) = pair.source.poll_transmit() {
+        bytes.extend_from_slice(&piece);
+    }
+    for (second, byte) in (1..).zip(&bytes) {
+        pair.now = at(second);
+        pair.sink.handle_bytes(&[*byte], pair.now);
+        pair.sink.handle_time(pair.now);
+        while let Some(piece) = pair.sink.poll_transmit() {
+            pair.source.handle_bytes(&piece, pair.now);
+        }
+        pair.source.handle_time(pair.now);
+        assert!(!pair.source.is_ended() && !pair.sink.is_ended(), "at {second} s");
+    }
+    pair.talk();
+    assert_eq!(pair.groups(), [(TERM, 3, 2)]);
+}
+
 #[test]
 fn a_handshake_that_takes_too_long_ends() {
     let mut pair = Pair::new(source_config(2), sink_config(2));
