@@ -2,12 +2,15 @@
 //!
 //! Behind feature `sim`, for tests only: nothing here is part of the library's promises.
 
+mod ship;
+
 use std::fmt;
 
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::disk::sim::Sim;
+use crate::disk::sim::rng::Rng;
 use crate::disk::{Access, Directory, Notify};
 use crate::error::{AppendError, OpenError, SubmitError};
 use crate::format::Verdict;
@@ -145,11 +148,20 @@ impl Life {
         before: Option<Lsn>,
         after: Option<Lsn>,
     ) -> Result<Self, OpenError> {
+        let mut rng = Rng::new(seed);
+        Self::open_with(sim, options, Box::new(move || rng.next_u64()), Truncation { before, after })
+    }
+
+    fn open_with(
+        sim: &Sim,
+        options: &Options,
+        random: Box<dyn FnMut() -> u64 + Send>,
+        truncation: Truncation,
+    ) -> Result<Self, OpenError> {
         let dir = sim.directory();
         let limits: Limits = options.limits(dir.block_bytes().map_err(OpenError::Io)?)?;
-        let mut rng = crate::disk::sim::rng::Rng::new(seed);
-        let mut outside = Surroundings { random: Box::new(move || rng.next_u64()), created_ns: 0 };
-        let opened = recover::open(&*dir, &limits, &mut outside, Truncation { before, after })?;
+        let mut outside = Surroundings { random, created_ns: 0 };
+        let opened = recover::open(&*dir, &limits, &mut outside, truncation)?;
         let notify = Arc::new(Notify::new().map_err(|_| OpenError::RuntimeEnded)?);
         let inbox = Arc::new(Inbox::new(notify));
         let shelf = Arc::new(Shelf::default());

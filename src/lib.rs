@@ -35,6 +35,7 @@
 //! | `disk` | THE WORLD: the only system calls, the only `unsafe` |
 //! | `runtime` | THREADS AND WAKERS: staging, the loop, the futures |
 //! | `read` | recovery at open, records along the chain, readers beside a writer, `verify` |
+//! | `ship` | a log followed by standbys: both ends of a connection, without a transport |
 //! | `log` | the public handle |
 //!
 //! Each uses only those above it; `journal` and `disk` never meet. A test holds this.
@@ -92,6 +93,8 @@ mod read;
 mod runtime;
 #[doc(hidden)]
 pub mod seeded;
+#[doc(hidden)]
+pub mod ship;
 mod stats;
 mod sync;
 
