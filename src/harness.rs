@@ -12,12 +12,12 @@ use std::time::Duration;
 use crate::disk::sim::Sim;
 use crate::disk::sim::rng::Rng;
 use crate::disk::{Access, Directory, Notify};
-use crate::error::{AppendError, OpenError, SubmitError};
+use crate::error::{AppendError, OpenError, SubmitError, TruncateError};
 use crate::format::Verdict;
 use crate::format::segment::segment_name;
 use crate::journal::recovery::Outcome;
 use crate::journal::tuner::{Prior, Rules};
-use crate::log::Hosted;
+use crate::log::{Hosted, renewed};
 use crate::lsn::Lsn;
 use crate::method::Method;
 use crate::options::{Limits, Options};
@@ -28,9 +28,10 @@ use crate::read::survey::Survey;
 use crate::runtime::append::{AppendBatch, Pending};
 use crate::runtime::driver::Driver;
 use crate::runtime::durable::End;
-use crate::runtime::errands::errand;
+use crate::runtime::errands::{Errand, errand};
 use crate::runtime::index::Index;
 use crate::runtime::prepare::AtOnce;
+use crate::runtime::renewal::{Renewal, Reopen};
 use crate::runtime::sync::{Arc, Mutex, lock};
 use crate::runtime::{Command, Inbox, Job, Shared, Workshop};
 use crate::stats::StatsCell;
@@ -59,6 +60,8 @@ pub struct Life {
     report: RecoveryReport,
     now: Duration,
     flight_max: usize,
+    limits: Limits,
+    cut: Option<Errand<Result<Lsn, TruncateError>>>,
     inbox: Arc<Inbox>,
 }
 
@@ -179,6 +182,8 @@ impl Life {
             report: hosted.report,
             now: Duration::ZERO,
             flight_max: limits.flight_max,
+            limits,
+            cut: None,
             inbox,
         })
     }
@@ -232,6 +237,26 @@ impl Life {
     pub fn recycle(&self, first: Lsn) {
         let (promise, _) = errand();
         let _ = self.inbox.send(Command::TruncateBefore { shared: self.shared.clone(), first, promise });
+    }
+
+    /// Takes back the records above `last`, as `Log::truncate_after` does; `seed` gives the new epoch's nonce. Answered by
+    /// [`Life::cut_back`] once the driver and the helper have done their work.
+    pub fn truncate_after(&mut self, last: Lsn, seed: u64) {
+        let (promise, errand) = errand();
+        let (limits, mut rng) = (self.limits.clone(), Rng::new(seed));
+        let mut outside = Surroundings { random: Box::new(move || rng.next_u64()), created_ns: 0 };
+        let reopen: Reopen = Box::new(move |dir| renewed(dir, &limits, Some(last), &mut outside));
+        let renewal = Renewal { last: Some(last), reopen, promise };
+        let _ = self.inbox.send(Command::Renew { shared: self.shared.clone(), renewal });
+        self.cut = Some(errand);
+    }
+
+    /// What came of a [`Life::truncate_after`], if it is answered; the inner one is none if the log ended first.
+    pub fn cut_back(&mut self) -> Option<Option<Result<Lsn, TruncateError>>> {
+        match self.cut.as_ref()?.poll(&Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
+        }
     }
 
     /// What has been acknowledged.

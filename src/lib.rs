@@ -115,7 +115,7 @@ pub use read::reader::{BatchInfo, Reader, SegmentInfo, State, Verification, dump
 pub use read::recover::RecoveryReport;
 pub use read::tail::Tail;
 pub use runtime::append::{Append, AppendBatch, Pending, Reserve, Slot, WaitDurable};
-pub use runtime::truncate::TruncateBefore;
+pub use runtime::truncate::{TruncateAfter, TruncateBefore};
 pub use stats::Stats;
 
 /// The README's example compiles.

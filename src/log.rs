@@ -15,22 +15,22 @@ pub use host::{Runtime, RuntimeBuilder};
 #[cfg(feature = "tokio")]
 pub use local::Drive;
 pub use local::{LocalLog, LocalOpen};
-#[cfg(feature = "sim")]
-pub(crate) use open::Hosted;
 pub use open::Open;
 #[cfg(feature = "cli")]
 pub(crate) use open::prior;
+#[cfg(feature = "sim")]
+pub(crate) use open::{Hosted, renewed};
 
 use crate::error::{AppendError, ReadError, SubmitError};
-use crate::lsn::Lsn;
-use crate::options::Options;
+use crate::lsn::{LogId, Lsn};
+use crate::options::{Limits, Options};
 use crate::read::cursor::{Record, Records, clip};
 use crate::read::recover::RecoveryReport;
 use crate::read::tail::Tail;
 use crate::runtime::append::{Append, AppendBatch, Pending, Reserve, WaitDurable, block_on};
 use crate::runtime::durable::End;
 use crate::runtime::sync::Arc;
-use crate::runtime::truncate::TruncateBefore;
+use crate::runtime::truncate::{TruncateAfter, TruncateBefore};
 use crate::runtime::{Command, Inbox, Shared};
 use crate::stats::Stats;
 use host::Host;
@@ -63,6 +63,7 @@ pub struct Log {
 struct Handle {
     shared: Arc<Shared>,
     report: RecoveryReport,
+    limits: Limits,
     /// Where its driver takes commands.
     inbox: Arc<Inbox>,
     /// The log's own ring thread, or the runtime's: kept until the last handle is gone. None for a [`LocalLog`]'s.
@@ -85,8 +86,14 @@ impl Drop for Handle {
 }
 
 impl Log {
-    fn new(shared: Arc<Shared>, report: RecoveryReport, inbox: Arc<Inbox>, host: Option<Arc<Host>>) -> Self {
-        Self { handle: Arc::new(Handle { shared, report, inbox, _host: host }) }
+    fn new(
+        shared: Arc<Shared>,
+        report: RecoveryReport,
+        limits: Limits,
+        inbox: Arc<Inbox>,
+        host: Option<Arc<Host>>,
+    ) -> Self {
+        Self { handle: Arc::new(Handle { shared, report, limits, inbox, _host: host }) }
     }
 
     /// Opens the log in the directory `path` for writing, on a ring thread of its own; makes both if they are missing
@@ -263,6 +270,49 @@ impl Log {
     /// Does nothing until polled; dropped later, the truncation goes on.
     pub fn truncate_before(&self, first: Lsn) -> TruncateBefore<'_> {
         TruncateBefore::new(&self.handle.shared, &self.handle.inbox, first)
+    }
+
+    /// Takes back the records above `last` (not that one), for replicated logs: resolves with `last` when it is durable that
+    /// they are gone. What was appended before becomes durable first, and then goes too if it is above; appends that come
+    /// meanwhile wait, and get the LSNs behind `last`. The log goes on in a new epoch: no crash ever brings back what was
+    /// taken (promise P3). [`Log::durable_lsn`] falls to `last`; tails that were shown more get [`ReadError::CutBack`].
+    ///
+    /// It takes a few flushes, and a segment: this is not for every day.
+    ///
+    /// # Errors
+    /// [`TruncateError`](crate::TruncateError): beyond what is durable, below the first record; poisoned (a failure on the
+    /// way poisons the log), closed.
+    ///
+    /// # Cancel safety
+    /// Does nothing until polled; dropped later, it goes on.
+    pub fn truncate_after(&self, last: Lsn) -> TruncateAfter<'_> {
+        let reopen = open::reopen(self.handle.limits.clone(), Some(last), 0);
+        TruncateAfter::new(&self.handle.shared, &self.handle.inbox, Some(last), reopen)
+    }
+
+    /// The greatest fencing term that the log has seen: 0 unless somebody set one ([`Options::term`], [`Log::begin_term`]).
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.handle.shared.term()
+    }
+
+    /// Begins a new epoch under at least this term: resolves with the durable LSN when that is durable. What is appended
+    /// from then on says so.
+    ///
+    /// # Errors
+    /// As [`Log::truncate_after`].
+    ///
+    /// # Cancel safety
+    /// As [`Log::truncate_after`].
+    pub fn begin_term(&self, term: u64) -> TruncateAfter<'_> {
+        let reopen = open::reopen(self.handle.limits.clone(), None, term);
+        TruncateAfter::new(&self.handle.shared, &self.handle.inbox, None, reopen)
+    }
+
+    /// The log's id: of all its copies, too.
+    #[must_use]
+    pub fn log_id(&self) -> LogId {
+        self.handle.shared.stage.log_id()
     }
 
     /// What the log has done since it was opened.

@@ -47,6 +47,8 @@ either_way!(
     a_tail_ends_with_the_log,
     truncating_before_frees_segments_durably_and_tells_readers,
     reading_finds_its_place_in_a_long_segment,
+    truncating_after_takes_back_for_good_and_the_log_goes_on,
+    appends_that_meet_a_new_epoch_wait_and_go_on,
 );
 
 /// What record `lsn` holds: of very different lengths.
@@ -262,4 +264,100 @@ fn reading_finds_its_place_in_a_long_segment(driven: Driven) {
     (1..=20_000).step_by(397).chain([1, 2, 19_999, 20_000]).for_each(get);
     assert_eq!(log.get(Lsn::new(20_001)).unwrap(), None);
     log.close().wait().unwrap();
+}
+
+fn truncating_after_takes_back_for_good_and_the_log_goes_on(driven: Driven) {
+    let scratch = Scratch::new("tail-cut");
+    let dir = scratch.join("log");
+    let log = open(driven, &dir, options());
+    append(&log, 1..=3000);
+    let (mut ahead, mut behind) = (log.tail(Lsn::new(2990)), log.tail(Lsn::new(100)));
+    expect(&log, &mut ahead, 2990..=3000);
+    expect(&log, &mut behind, 100..=150);
+    assert!(matches!(log.truncate_after(Lsn::new(3001)).wait(), Err(TruncateError::Beyond { .. })));
+    assert!(matches!(log.truncate_after(Lsn::ZERO).wait(), Err(TruncateError::Below { .. })));
+    assert_eq!(log.durable_lsn(), Lsn::new(3000));
+    assert_eq!(log.truncate_after(Lsn::new(2500)).wait(), Ok(Lsn::new(2500)));
+    assert_eq!((log.durable_lsn(), log.appended_lsn()), (Lsn::new(2500), Lsn::new(2500)));
+    assert_eq!(log.read(Lsn::new(2500)..).unwrap().count(), 1);
+    assert!(matches!(next(&mut ahead), Some(Err(ReadError::CutBack { last })) if last == Lsn::new(2500)));
+    assert!(next(&mut ahead).is_none());
+    // The same LSNs, other records: as long, so that what stood there before would fit.
+    let other = |lsn: u64| payload(lsn).iter().map(|byte| byte ^ 0x55).collect::<Vec<_>>();
+    for lsn in 2501..=2600 {
+        assert_eq!(log.append(&other(lsn)).wait().unwrap(), Lsn::new(lsn));
+    }
+    for round in 0..2 {
+        let mut tail = log.tail(Lsn::new(2400));
+        for lsn in 2400..=2600 {
+            let record = next(&mut tail).unwrap().unwrap();
+            let expected = if lsn <= 2500 { payload(lsn) } else { other(lsn) };
+            assert!(record.lsn == Lsn::new(lsn) && record.payload == expected, "record {lsn}, round {round}");
+        }
+        assert_eq!(log.get(Lsn::new(2550)).unwrap().unwrap().payload, other(2550));
+        assert_eq!(log.truncate_after(Lsn::new(2600)).wait(), Ok(Lsn::new(2600)));
+    }
+    assert_eq!(log.term(), 0);
+    assert_eq!(log.begin_term(7).wait(), Ok(Lsn::new(2600)));
+    assert_eq!(log.begin_term(3).wait(), Ok(Lsn::new(2600)), "terms never fall");
+    assert_eq!(log.term(), 7);
+    log.close().wait().unwrap();
+    assert_eq!(log.truncate_after(Lsn::new(10)).wait(), Err(TruncateError::Closed));
+    let log = open(driven, &dir, options());
+    assert_eq!((log.durable_lsn(), log.term()), (Lsn::new(2600), 7));
+    let found = log.read(..).unwrap().map(|record| record.unwrap());
+    assert_eq!(
+        found.map(|record| record.payload.len()).sum::<usize>(),
+        (1..=2600).map(|lsn| payload(lsn).len()).sum::<usize>()
+    );
+    log.close().wait().unwrap();
+    drop(behind);
+}
+
+fn appends_that_meet_a_new_epoch_wait_and_go_on(driven: Driven) {
+    let scratch = Scratch::new("tail-epochs");
+    let dir = scratch.join("log");
+    let log = open(driven, &dir, options());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let appenders: Vec<_> = (0..4u8)
+            .map(|who| {
+                let (log, stop) = (log.clone(), &stop);
+                scope.spawn(move || {
+                    let mut count = 0u64;
+                    while !stop.load(Ordering::SeqCst) {
+                        match count % 3 {
+                            0 => drop(log.append(&[who; 300]).wait().unwrap()),
+                            1 => drop(log.append_batch(&[[who; 10], [who; 10]]).wait().unwrap()),
+                            _ => drop(log.append(&vec![who; 200_000]).wait().unwrap()),
+                        }
+                        count += 1;
+                    }
+                    count
+                })
+            })
+            .collect();
+        for round in 0..20u64 {
+            let begin = Instant::now();
+            while log.durable_lsn() < Lsn::new(10) && begin.elapsed() < LONG {
+                std::thread::yield_now();
+            }
+            let kept = log.durable_lsn();
+            let last = if round % 2 == 0 { kept } else { Lsn::new(kept.get() / 2 + 1) };
+            assert_eq!(log.truncate_after(last).wait(), Ok(last));
+            assert!(log.begin_term(round).wait().unwrap() >= last);
+        }
+        stop.store(true, Ordering::SeqCst);
+        for appender in appenders {
+            assert!(appender.join().unwrap() > 0);
+        }
+    });
+    let last = log.sync().wait().unwrap();
+    for record in log.read(..).unwrap() {
+        let record = record.unwrap();
+        assert!(record.payload.iter().all(|byte| *byte == record.payload[0]), "torn {}", record.lsn);
+    }
+    assert_eq!(log.read(..).unwrap().count() as u64, last.get());
+    log.close().wait().unwrap();
+    assert_eq!(ringwal::verify(&dir).unwrap().last, last);
 }

@@ -155,6 +155,8 @@ pub(crate) struct Journal {
     idle_seal: Duration,
     /// Whether the last batch is a seal: nothing to claim.
     sealed: bool,
+    /// Something is to be said at once: by the next batch, or by a seal if there is none.
+    seal_due: bool,
     /// Whether that seal is a close seal, or none could be placed.
     closed: bool,
     /// What to be woken for.
@@ -182,6 +184,7 @@ impl Journal {
             delay_max: limits.delay_max,
             idle_seal: limits.idle_seal,
             sealed: true,
+            seal_due: false,
             closed: false,
             wake: Wake::AtNext,
             staged_since: None,
@@ -205,7 +208,7 @@ impl Journal {
             let due = *self.staged_since.get_or_insert(now) + self.delay_max;
             return if !self.has_slot() {
                 Next::Wait(None)
-            } else if staged == Staged::Closed || closing {
+            } else if staged == Staged::Closed || closing || self.seal_due {
                 Next::Batch
             } else {
                 self.poll_departure(records, due, now)
@@ -229,7 +232,7 @@ impl Journal {
         }
         let due = *self.idle_since.get_or_insert(now) + self.idle_seal;
         match hold {
-            _ if now >= due => Next::Seal { close: false },
+            _ if now >= due || self.seal_due => Next::Seal { close: false },
             Next::Wait(Some(until)) => Next::Wait(Some(until.min(due))),
             _ => Next::Wait(Some(due)),
         }
@@ -277,6 +280,7 @@ impl Journal {
 
     fn take_off(&mut self, shape: &Shape, waited: Duration, now: Duration) -> Ticket {
         self.submitted = shape.last();
+        self.seal_due = false;
         Ticket {
             number: self.watermark.handle_submitted(shape.last(), shape.bytes()),
             choice: self.tuner.choice(),
@@ -289,6 +293,7 @@ impl Journal {
     /// No place was to be had for a seal: the log stays unsealed, which costs the next opening a cut and nothing else.
     pub(crate) fn handle_no_place(&mut self, close: bool) {
         self.sealed = true;
+        self.seal_due = false;
         self.closed = close;
         self.idle_since = None;
     }
@@ -298,15 +303,13 @@ impl Journal {
     pub(crate) fn handle_trim(&mut self, first: Lsn) -> u64 {
         self.chain.trim = self.chain.trim.max(first);
         self.sealed = false;
-        self.idle_since = Some(Duration::ZERO);
+        self.seal_due = true;
         self.watermark.next_ticket()
     }
 
-    /// A seal is due at once, unless the last batch is one.
+    /// What is staged leaves at once, and a seal behind it, unless the last batch is one.
     pub(crate) fn hasten_seal(&mut self) {
-        if !self.sealed {
-            self.idle_since = Some(Duration::ZERO);
-        }
+        self.seal_due = true;
     }
 
     /// Whether everything submitted is durable and sealed.
@@ -320,7 +323,7 @@ impl Journal {
         self.chain = chain;
         self.watermark = Watermark::new(durable);
         self.submitted = durable;
-        (self.sealed, self.closed) = (true, false);
+        (self.sealed, self.seal_due, self.closed) = (true, false, false);
         (self.staged_since, self.filling_since, self.idle_since) = (None, None, None);
         self.landed = 0;
     }

@@ -246,6 +246,6 @@ fn join(local: Rc<Local>, recovered: Recovered) -> Result<LocalLog, OpenError> {
     let hosted = recovered.hosted(local.inbox(), local.methods, local.refused.as_deref(), Serves::Callers);
     local.host(hosted.tenancy)?;
     hosted.answer.try_recv().unwrap_or(Err(OpenError::RuntimeEnded))?;
-    let log = Log::new(hosted.shared, hosted.report, local.inbox().clone(), None);
+    let log = Log::new(hosted.shared, hosted.report, hosted.limits, local.inbox().clone(), None);
     Ok(LocalLog { log, local })
 }

@@ -16,11 +16,11 @@ use crate::disk::file::RealDirectory;
 use crate::disk::probe::{self, DeviceFacts};
 use crate::disk::seat::Seat;
 use crate::disk::{BufferPool, Directory, Lock};
-use crate::error::{IoFailure, Op, OpenError};
+use crate::error::{Cause, IoFailure, Op, OpenError};
 use crate::format::SegmentHeader;
 use crate::journal::tuner::{Prior, Rules};
 use crate::journal::{Batcher, Journal};
-use crate::lsn::SegmentId;
+use crate::lsn::{Lsn, SegmentId};
 use crate::method::Method;
 use crate::options::{Limits, Options};
 use crate::read::recover::{self, Opened, RecoveryReport, Surroundings, Truncation};
@@ -28,6 +28,7 @@ use crate::runtime::append::block_on;
 use crate::runtime::durable::Durable;
 use crate::runtime::index::Index;
 use crate::runtime::recent::Recent;
+use crate::runtime::renewal::{Renewed, Reopen};
 use crate::runtime::stage::{Parts, Stage};
 use crate::runtime::sync::{Arc, AtomicU64, Mutex, lock};
 use crate::runtime::{Command, Inbox, Shared, Tenancy};
@@ -143,10 +144,7 @@ impl Claimed {
 
     /// Recovers what is there. Blocks on I/O.
     pub(super) fn recover(self) -> Result<Recovered, OpenError> {
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut outside =
-            Surroundings { random: Box::new(random), created_ns: u64::try_from(created.as_nanos()).unwrap_or(0) };
-        let opened = recover::open(&self.dir, &self.limits, &mut outside, Truncation::default())?;
+        let opened = recover::open(&self.dir, &self.limits, &mut surroundings(), Truncation::default())?;
         Ok(Recovered { claimed: self, opened })
     }
 }
@@ -203,7 +201,41 @@ fn open_blocking(path: &Path, options: &Options, host: Option<Arc<Host>>) -> Res
     let hosted = claimed.recover()?.hosted(&host.inbox, host.methods, host.refused.as_deref(), serves);
     host.inbox.send(Command::Host(Box::new(hosted.tenancy))).map_err(|_| OpenError::RuntimeEnded)?;
     hosted.answer.recv().unwrap_or(Err(OpenError::RuntimeEnded))?;
-    Ok(Log::new(hosted.shared, hosted.report, host.inbox.clone(), Some(host)))
+    Ok(Log::new(hosted.shared, hosted.report, hosted.limits, host.inbox.clone(), Some(host)))
+}
+
+fn surroundings() -> Surroundings {
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Surroundings { random: Box::new(random), created_ns: u64::try_from(created.as_nanos()).unwrap_or(0) }
+}
+
+/// Another epoch for a log that is at rest, under at least this term; records above `last` go, if it is given.
+pub(super) fn reopen(limits: Limits, last: Option<Lsn>, term: u64) -> Reopen {
+    Box::new(move |dir| renewed(dir, &Limits { term, ..limits }, last, &mut surroundings()))
+}
+
+/// Recovers a directory that is at rest into another epoch.
+pub(crate) fn renewed(
+    dir: &dyn Directory,
+    limits: &Limits,
+    last: Option<Lsn>,
+    outside: &mut Surroundings,
+) -> Result<Renewed, Cause> {
+    let opened = recover::open(dir, limits, outside, Truncation { before: None, after: last });
+    let opened = opened.map_err(|error| match error {
+        OpenError::Io(failure) => Cause::Io(failure),
+        error => Cause::NoEpoch(error.to_string().into()),
+    })?;
+    Ok(Renewed {
+        batcher: Batcher::new(opened.placement, opened.last.next(), limits.batch_bytes),
+        chain: opened.chain,
+        files: opened.files.into_iter().map(|(id, segment)| (id, segment.file)).collect(),
+        path: opened.path,
+        first: opened.first,
+        last: opened.last,
+        next_segment: opened.next_segment,
+        spares: opened.spares,
+    })
 }
 
 /// What a device says of itself, as far as it can be found out.
@@ -228,6 +260,7 @@ pub(crate) struct Hosted {
     pub(crate) tenancy: Tenancy,
     pub(crate) shared: Arc<Shared>,
     pub(crate) report: RecoveryReport,
+    pub(crate) limits: Limits,
     /// Whether the driver could take it.
     pub(crate) answer: std::sync::mpsc::Receiver<Result<(), OpenError>>,
 }
@@ -285,6 +318,6 @@ impl Hosted {
             pending_bytes_max: limits.pending_bytes_max,
             told,
         };
-        Self { tenancy, shared, report: opened.report, answer }
+        Self { tenancy, shared, report: opened.report, limits: limits.clone(), answer }
     }
 }

@@ -303,7 +303,10 @@ impl Future for Pending {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { shared, mark, place } = &mut *self;
-        shared.durable.poll_mark(*mark, place, cx.waker()).map(|result| result.map(|()| mark.lsn).map_err(AppendError::from))
+        shared
+            .durable
+            .poll_mark(*mark, place, cx.waker())
+            .map(|result| result.map(|()| mark.lsn).map_err(AppendError::from))
     }
 }
 

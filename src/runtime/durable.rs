@@ -94,13 +94,7 @@ impl Durable {
         self.poll_since(mark.lsn, Some(mark.cuts), place, waker)
     }
 
-    fn poll_since(
-        &self,
-        lsn: Lsn,
-        cuts: Option<u64>,
-        place: &mut Place,
-        waker: &Waker,
-    ) -> Poll<Result<(), End>> {
+    fn poll_since(&self, lsn: Lsn, cuts: Option<u64>, place: &mut Place, waker: &Waker) -> Poll<Result<(), End>> {
         if lsn <= self.lsn() {
             return Poll::Ready(Ok(()));
         }

@@ -63,9 +63,7 @@ impl Tenant {
         if self.preparing == Preparing::One {
             workshop.hurry();
         }
-        if self.in_flight == 0 {
-            self.journal.hasten_seal();
-        }
+        self.journal.hasten_seal();
     }
 
     /// Once the log is at rest, hands its directory to recovery.
@@ -79,7 +77,7 @@ impl Tenant {
         let rests = self.in_flight == 0
             && self.journal.is_settled()
             && self.preparing != Preparing::One
-            && self.freeing == Freeing::Nothing
+            && !matches!(self.freeing, Freeing::Busy { .. })
             && !self.shared.stage.holds_records();
         if self.renewing.is_some() || self.poisoned || !rests {
             return;
@@ -119,12 +117,7 @@ impl Tenant {
         }
     }
 
-    fn enter_epoch(
-        &mut self,
-        renewed: Renewed,
-        disk: &mut dyn Disk,
-        woken: &mut Vec<Waker>,
-    ) -> Result<Lsn, Cause> {
+    fn enter_epoch(&mut self, renewed: Renewed, disk: &mut dyn Disk, woken: &mut Vec<Waker>) -> Result<Lsn, Cause> {
         let Renewed { chain, batcher, files, path, first, last, next_segment, spares } = renewed;
         for (id, file) in files {
             self.attach(id, &file, disk).map_err(Cause::Io)?;
@@ -143,6 +136,7 @@ impl Tenant {
         (self.next_segment, self.spares) = (next_segment, spares);
         self.preparing = Preparing::Nothing;
         self.shared.stage.renew(batcher, nonce, cuts);
+        self.mark_again();
         Ok(last)
     }
 }

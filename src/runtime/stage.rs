@@ -253,6 +253,11 @@ impl Stage {
         lock(&self.inner.0).pool = pool;
     }
 
+    /// The log's.
+    pub(crate) fn log_id(&self) -> LogId {
+        self.log_id
+    }
+
     /// An appender's part of a record's checksum, done outside the lock.
     pub(crate) fn crc(&self, payload: &[u8]) -> RecordCrc {
         self.checksums().of(payload)

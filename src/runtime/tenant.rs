@@ -53,11 +53,11 @@ pub(super) struct Attached {
 }
 
 /// Whether the workshop is busy for a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Preparing {
     Nothing,
     One,
-    Failed { at: Duration },
+    Failed { at: Duration, failure: IoFailure },
 }
 
 /// How far the freeing of segments has come.
@@ -144,7 +144,10 @@ impl Tenant {
     /// Whether something is in flight; or the helper may be at work in the directory, which is the next writer's as soon
     /// as the lock is let go.
     pub(super) fn is_busy(&self) -> bool {
-        self.in_flight > 0 || self.preparing == Preparing::One || matches!(self.freeing, Freeing::Busy { .. }) || self.renewing.is_some()
+        self.in_flight > 0
+            || self.preparing == Preparing::One
+            || matches!(self.freeing, Freeing::Busy { .. })
+            || self.renewing.is_some()
     }
 
     /// Takes a segment's file into the disk's table.
@@ -356,7 +359,7 @@ impl Tenant {
             Preparing::Nothing => true,
             Preparing::One => false,
             // Not before a while has passed, and only when somebody was refused for it.
-            Preparing::Failed { at } => now >= at + RETRY && std::mem::take(&mut self.retry_wanted),
+            Preparing::Failed { at, .. } => now >= at + RETRY && std::mem::take(&mut self.retry_wanted),
         };
         if due
             && !self.poisoned
@@ -400,6 +403,13 @@ impl Tenant {
         self.freeing = Freeing::Marked { first, ticket: self.journal.handle_trim(first) };
     }
 
+    /// Says again what a batch is to say that there was no place for, or that ended with its epoch.
+    pub(super) fn mark_again(&mut self) {
+        if let Freeing::Marked { first, ticket } = &mut self.freeing {
+            *ticket = self.journal.handle_trim(*first);
+        }
+    }
+
     fn answer_truncations(&mut self, first: Lsn, result: &Result<(), IoFailure>) {
         let now_first = self.shared.index.first();
         for (_, promise) in self.truncations.extract_if(.., |(asked, _)| *asked <= first) {
@@ -411,7 +421,18 @@ impl Tenant {
     /// recovery begin behind them.
     pub(super) fn request_freeing(&mut self, tenant: usize, workshop: &dyn Workshop, inbox: &Arc<Inbox>) {
         let Freeing::Marked { first, ticket } = self.freeing else { return };
-        if self.poisoned || !self.journal.poll_settled(ticket) {
+        if self.poisoned {
+            return;
+        }
+        if !self.journal.poll_settled(ticket) {
+            // There was no place for a seal, and there is none to be had: the next batch will say it.
+            if self.journal.is_settled()
+                && let Preparing::Failed { failure, .. } = &self.preparing
+            {
+                let failure = failure.clone();
+                (self.freeing, self.retry_wanted) = (Freeing::Nothing, true);
+                self.answer_truncations(first, &Err(failure));
+            }
             return;
         }
         let Some(below) = self.shared.index.trim(first) else {
@@ -442,7 +463,7 @@ impl Tenant {
     /// When a segment is to be tried again for which somebody was refused.
     pub(super) fn retry_due(&self) -> Option<Duration> {
         match self.preparing {
-            Preparing::Failed { at } if self.retry_wanted && !self.poisoned => Some(at + RETRY),
+            Preparing::Failed { at, .. } if self.retry_wanted && !self.poisoned => Some(at + RETRY),
             _ => None,
         }
     }
@@ -466,12 +487,13 @@ impl Tenant {
                     block_bytes: header.block_bytes,
                     blocks: header.blocks,
                 });
+                self.mark_again();
             }
             // A device's flush is everybody's: one that failed for the helper may have dropped what this log wrote. And a
             // disk that fails otherwise than by a shortage is not one to go on with.
             Err(failure) if !failure.is_shortage() => self.poison(Cause::Io(failure), woken),
             Err(failure) => {
-                self.preparing = Preparing::Failed { at: now };
+                self.preparing = Preparing::Failed { at: now, failure: failure.clone() };
                 self.shared.stage.set_no_space(failure);
             }
         }

@@ -136,6 +136,14 @@ impl Oracle {
         Ok(())
     }
 
+    /// The log was cut back behind record `n`.
+    fn cut(&mut self, n: usize) {
+        self.staged.truncate(n);
+        self.groups.retain(|(_, last)| *last <= n);
+        self.promised = n;
+        self.after.clear();
+    }
+
     /// A look at what stands there, without opening it: as `recovered`, but nothing is promised.
     pub(crate) fn would_recover(&self, n: usize) -> bool {
         (self.promised <= n || self.after.contains(&n)) && n <= self.staged.len()
@@ -323,6 +331,7 @@ impl<'a> World<'a> {
             12 => life.step(Duration::from_millis(11)),
             13 if self.rng.one_in(4) => self.look()?,
             14 if self.rng.one_in(3) => self.recycle(life),
+            15 if self.rng.one_in(5) => self.cut_back(life)?,
             _ => life.step(Duration::from_micros(50)),
         }
         if life.poisoned() {
@@ -343,6 +352,41 @@ impl<'a> World<'a> {
             self.oracle.before = self.oracle.before.max(usize::try_from(before).ok());
             self.tally.count("segments freed below");
             life.recycle(Lsn::new(before));
+        }
+    }
+
+    /// A live log takes back its last records, and goes on.
+    fn cut_back(&mut self, life: &mut Life) -> Result<(), Violation> {
+        let first = self.oracle.first.max(self.oracle.before.unwrap_or(1)).max(1) as u64;
+        let durable = life.durable().get();
+        if life.poisoned() || durable < first {
+            return Ok(());
+        }
+        let last = first.max(durable.saturating_sub(self.rng.below(8)));
+        self.oracle.after.push(usize::try_from(last).unwrap());
+        life.truncate_after(Lsn::new(last), self.rng.next_u64());
+        for _ in 0..200 {
+            life.step(Duration::from_micros(50));
+            // Records below the mark become durable first.
+            self.oracle.promise(life.durable().max(Lsn::new(last)))?;
+            self.sim.tick();
+            life.prepare();
+            match life.cut_back() {
+                None => {}
+                Some(Some(Ok(kept))) => {
+                    if kept != Lsn::new(last) || life.durable() != kept || life.appended() != kept {
+                        return violated("A3", format!("cut back to {kept} instead of {last}"));
+                    }
+                    self.oracle.cut(usize::try_from(last).unwrap());
+                    self.tally.count("cut back alive");
+                    return Ok(());
+                }
+                Some(_) => return Ok(()),
+            }
+        }
+        match self.sim.crashed() {
+            true => Ok(()),
+            false => violated("A5", "cutting back never ends"),
         }
     }
 
