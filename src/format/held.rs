@@ -61,11 +61,6 @@ impl HeldRecords {
         (!self.rest.is_empty() && self.next <= self.last).then_some(self.next)
     }
 
-    /// The LSN of the last of them that counts.
-    pub(crate) fn last_lsn(&self) -> Lsn {
-        self.last
-    }
-
     /// What is left of the records as they stand on disk: headers, checksums and payloads.
     pub(crate) fn as_stored(&self) -> Bytes {
         let mut end = self.clone();

@@ -144,6 +144,8 @@ impl Ticket {
 #[derive(Clone, Debug)]
 pub(crate) struct Journal {
     chain: Chain,
+    /// The term of the reign in which the records were first appended: elsewhere, on a standby that follows.
+    records_term: u64,
     watermark: Watermark,
     tuner: Tuner,
     departures: Departures,
@@ -175,6 +177,7 @@ impl Journal {
     /// Goes on behind an opening and its seal.
     pub(crate) fn new(chain: Chain, durable: Lsn, limits: &Limits, rules: Rules) -> Self {
         Self {
+            records_term: chain.term,
             chain,
             watermark: Watermark::new(durable),
             tuner: Tuner::new(rules),
@@ -256,7 +259,8 @@ impl Journal {
 
     /// A batch of `shape` is about to be submitted: writes its header at the start of `out`, returns its ticket.
     pub(crate) fn handle_batch(&mut self, shape: &Shape, out: &mut [u8], now: Duration) -> Ticket {
-        let header = self.chain.header(Kind::Data, shape, self.watermark.durable());
+        let mut header = self.chain.header(Kind::Data, shape, self.watermark.durable());
+        header.term = self.records_term;
         self.chain.append(&header, out);
         let filling = now.saturating_sub(self.filling_since.unwrap_or(now));
         self.staged_since = None;
@@ -307,6 +311,11 @@ impl Journal {
         self.watermark.next_ticket()
     }
 
+    /// Records that are appended from now on are of this term, whichever the log has seen.
+    pub(crate) fn set_records_term(&mut self, term: u64) {
+        self.records_term = term.min(self.chain.term);
+    }
+
     /// What is staged leaves at once, and a seal behind it, unless the last batch is one.
     pub(crate) fn hasten_seal(&mut self) {
         self.seal_due = true;
@@ -320,6 +329,7 @@ impl Journal {
     /// Goes on in another epoch, behind its opening and seal, with nothing in flight.
     pub(crate) fn renew(&mut self, chain: Chain, durable: Lsn) {
         assert_eq!(self.watermark.in_flight(), 0, "an epoch ends with nothing in flight");
+        self.records_term = chain.term;
         self.chain = chain;
         self.watermark = Watermark::new(durable);
         self.submitted = durable;

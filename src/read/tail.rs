@@ -76,7 +76,7 @@ impl Tail {
             }
             match self.feed.poll(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(records))) => self.records = records,
+                Poll::Ready(Some(Ok((batch, from)))) => self.records = batch.records_from(from),
                 Poll::Ready(Some(Err(error))) => {
                     self.done = true;
                     return Poll::Ready(Some(Err(error)));
@@ -127,13 +127,11 @@ impl Feed {
         Self { shared, key, next: from.max(Lsn::FIRST), reading: Reading::Nothing }
     }
 
-    /// Records from the next one on, to the end of a batch. None: the log was closed.
-    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Option<Result<HeldRecords, ReadError>>> {
+    /// The batch that holds the next record, and from which of its records on it is news. None: the log was closed.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Option<Result<(HeldBatch, Lsn), ReadError>>> {
         loop {
             if let Some(batch) = self.loaded(cx) {
-                let records = batch.records_from(self.next);
-                self.next = batch.last.next();
-                return Poll::Ready(Some(Ok(records)));
+                return Poll::Ready(Some(Ok(self.pass(batch))));
             }
             match std::mem::take(&mut self.reading) {
                 waiting @ Reading::Waiting { .. } => {
@@ -145,10 +143,7 @@ impl Feed {
             }
             let cuts = self.shared.index.cuts();
             match self.shared.recent.poll(self.key, self.next, cx.waker()) {
-                Seen::Records(records) => {
-                    self.next = records.last_lsn().next();
-                    return Poll::Ready(Some(Ok(records)));
-                }
+                Seen::Batch(batch) => return Poll::Ready(Some(Ok(self.pass(batch)))),
                 Seen::Nothing => return Poll::Pending,
                 Seen::Behind { to } => match self.begin(cuts, to) {
                     Ok(reading) => self.reading = reading,
@@ -159,6 +154,11 @@ impl Feed {
                 Seen::Ended(End::Poisoned(cause)) => return Poll::Ready(Some(Err(ReadError::Poisoned(cause)))),
             }
         }
+    }
+
+    fn pass(&mut self, batch: HeldBatch) -> (HeldBatch, Lsn) {
+        let from = std::mem::replace(&mut self.next, batch.last.next());
+        (batch, from)
     }
 
     fn begin(&self, cuts: u64, to: Lsn) -> Result<Reading, ReadError> {

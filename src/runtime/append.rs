@@ -224,6 +224,15 @@ impl<'a> AppendBatch<'a> {
         Self { shared, inner: Appending::new(records.len() as u64, cargo) }
     }
 
+    /// Ready with the last LSN as soon as the records have theirs, durable or not.
+    pub(crate) fn poll_staged(&mut self, cx: &Context<'_>) -> Poll<Result<Lsn, AppendError>> {
+        let polled = self.inner.poll(self.shared, cx);
+        match &self.inner.state {
+            State::Staged { last, .. } => Poll::Ready(Ok(last.lsn)),
+            _ => polled,
+        }
+    }
+
     /// Blocks the calling thread until the group is durable: for threads without a runtime.
     ///
     /// # Errors

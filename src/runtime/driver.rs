@@ -180,6 +180,12 @@ impl Driver {
                         tenant.handle_renew(renewal);
                     }
                 }
+                Command::RecordsTerm { shared, term, promise } => {
+                    if let Some(tenant) = self.tenant_of(&shared) {
+                        tenant.journal.set_records_term(term);
+                        promise.keep(());
+                    }
+                }
                 Command::Renewed { tenant, renewed } => {
                     if let Some(tenant) = self.tenants.get_mut(tenant) {
                         tenant.handle_renewed(renewed, &mut *self.disk, &mut self.woken);

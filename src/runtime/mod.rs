@@ -137,6 +137,12 @@ pub(crate) enum Command {
         shared: Arc<Shared>,
         renewal: Renewal,
     },
+    /// Records that are staged from now on are of this term: asked by the only appender, which has nothing on its way.
+    RecordsTerm {
+        shared: Arc<Shared>,
+        term: u64,
+        promise: Promise<()>,
+    },
     Renewed {
         tenant: usize,
         renewed: Result<Renewed, Cause>,

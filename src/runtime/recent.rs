@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::durable::{Durable, End};
 use super::sync::{AtomicBool, Mutex, Ordering, lock};
-use crate::format::{HeldBatch, HeldRecords};
+use crate::format::HeldBatch;
 use crate::lsn::Lsn;
 
 /// One log's last batches, and who follows it.
@@ -44,8 +44,8 @@ struct Follower {
 /// What there is for a follower.
 #[derive(Debug)]
 pub(crate) enum Seen {
-    /// The records from the one it asked for on, to the end of their batch.
-    Records(HeldRecords),
+    /// The batch that holds the record it asked for.
+    Batch(HeldBatch),
     /// They are only on disk; everything up to here is.
     Behind { to: Lsn },
     /// Nothing yet: it will be woken.
@@ -107,7 +107,7 @@ impl Recent {
         if next <= inner.shown {
             let at = inner.batches.partition_point(|batch| batch.last < next);
             return match inner.batches.get(at) {
-                Some(batch) if batch.first() <= next => Seen::Records(batch.records_from(next)),
+                Some(batch) if batch.first() <= next => Seen::Batch(batch.clone()),
                 _ => Seen::Behind { to: inner.shown },
             };
         }
