@@ -3,10 +3,10 @@
 //! PostgreSQL refuses to run as root; for root its programs run as `postgres` or `nobody`.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -55,9 +55,10 @@ impl Programs {
         command
     }
 
-    /// Makes a directory that the programs may write into.
+    /// Makes a directory that the programs may write into, and nobody else read.
     pub(crate) fn make_dir(&self, path: &Path) -> Result<()> {
-        fs::create_dir(path).and_then(|()| self.give(path)).map_err(|error| format!("{}: {error}", path.display()))
+        let made = DirBuilder::new().mode(0o700).create(path).and_then(|()| self.give(path));
+        made.map_err(|error| format!("{}: {error}", path.display()))
     }
 
     /// Gives a file, or a directory with the files in it, to who runs the programs.
