@@ -11,16 +11,21 @@
 //! ```
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime};
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::backend::{ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::fallible_iterator::FallibleIterator;
@@ -30,8 +35,11 @@ use super::chunk::{PgLsn, Source};
 /// What stands before the WAL in its message: 'd', the length, 'w', three numbers.
 pub(crate) const WAL_AT: usize = 30;
 
-/// What one read asks for: some messages of the longest kind (128 KiB of WAL).
-const READ_BYTES: usize = 512 << 10;
+/// The longest message has 128 KiB of WAL.
+const MESSAGE_BYTES_MAX: usize = 256 << 10;
+
+/// What one read may bring: some of the longest messages.
+const INPUT_BYTES: usize = 4 * MESSAGE_BYTES_MAX;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -99,9 +107,37 @@ impl From<io::Error> for WireError {
     }
 }
 
-trait Socket: AsyncRead + AsyncWrite + Unpin {}
-impl Socket for TcpStream {}
-impl Socket for UnixStream {}
+/// The way to the server.
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => (&*stream).read(into),
+            Self::Unix(stream) => (&*stream).read(into),
+        }
+    }
+
+    fn write(&self, from: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => (&*stream).write(from),
+            Self::Unix(stream) => (&*stream).write(from),
+        }
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
+}
 
 /// A row of an answer, as text.
 type Row = Vec<Option<String>>;
@@ -115,9 +151,13 @@ pub(crate) struct Identity {
 }
 
 /// A connection to a server.
+#[derive(Debug)]
 pub(crate) struct Connection {
-    socket: Box<dyn Socket>,
-    input: BytesMut,
+    /// Watched for reading only: else each status would wake us once more, when the server takes it.
+    socket: AsyncFd<Socket>,
+    input: Vec<u8>,
+    /// Where in `input` the bytes are that came and were not taken yet.
+    unread: Range<usize>,
     output: BytesMut,
 }
 
@@ -130,9 +170,9 @@ impl Connection {
         let limit = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
         let late = |_| WireError::Lost(io::Error::new(io::ErrorKind::TimedOut, "the server does not answer"));
         timeout(limit, async {
-            let socket = connect(config).await?;
-            let (input, output) = (BytesMut::with_capacity(2 * READ_BYTES), BytesMut::new());
-            let mut connection = Self { socket, input, output };
+            let socket = watch(connect(config).await?)?;
+            let (input, output) = (vec![0; INPUT_BYTES], BytesMut::new());
+            let mut connection = Self { socket, input, unread: 0..0, output };
             connection.log_in(config, application).await?;
             Ok(connection)
         })
@@ -240,21 +280,50 @@ impl Connection {
 
     /// Waits for more of the stream. Cancel safe.
     pub(crate) async fn fill(&mut self) -> Result<(), WireError> {
-        self.input.reserve(READ_BYTES);
-        match self.socket.read_buf(&mut self.input).await? {
-            0 => Err(WireError::Lost(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed it"))),
-            _ => Ok(()),
+        // A message that began must have room for its rest.
+        if self.input.len() - self.unread.end < MESSAGE_BYTES_MAX {
+            self.input.copy_within(self.unread.clone(), 0);
+            self.unread = 0..self.unread.len();
+        }
+        loop {
+            let mut readable = self.socket.readable().await?;
+            let room = &mut self.input[self.unread.end..];
+            match readable.get_inner().read(room) {
+                Ok(0) => {
+                    return Err(WireError::Lost(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed it")));
+                }
+                Ok(len) => {
+                    // Less than asked for: there was no more. What comes now is an edge of its own.
+                    if len < room.len() {
+                        readable.clear_ready();
+                    }
+                    self.unread.end += len;
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => readable.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
-    /// The next message of the stream, if all of it is here.
-    pub(crate) fn next(&mut self) -> Result<Option<BytesMut>, WireError> {
-        let Some((head, _)) = self.input.split_first_chunk::<5>() else { return Ok(None) };
+    /// The next message, if all of it is here.
+    pub(crate) fn next(&mut self) -> Result<Option<&mut [u8]>, WireError> {
+        let unread = &self.input[self.unread.clone()];
+        let Some((head, _)) = unread.split_first_chunk::<5>() else { return Ok(None) };
         let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
-        if len < 4 {
-            return Err(WireError::Protocol(format!("a message of {len} bytes")));
+        if !(4..MESSAGE_BYTES_MAX).contains(&len) {
+            return Err(WireError::Protocol(format!("a message of {len} bytes: is this a PostgreSQL server?")));
         }
-        Ok((self.input.len() > len).then(|| self.input.split_to(len + 1)))
+        if unread.len() <= len {
+            return Ok(None);
+        }
+        let start = self.unread.start;
+        self.unread.start += len + 1;
+        if self.unread.is_empty() {
+            self.unread = 0..0;
+        }
+        Ok(Some(&mut self.input[start..=start + len]))
     }
 
     /// Tells the server what is received and what is durable.
@@ -316,23 +385,30 @@ impl Connection {
 
     async fn whole(&mut self) -> Result<BytesMut, WireError> {
         loop {
-            match self.next()? {
-                Some(message) => return Ok(message),
-                None => self.fill().await?,
+            if let Some(message) = self.next()? {
+                return Ok(BytesMut::from(&*message));
             }
+            self.fill().await?;
         }
     }
 
     async fn send(&mut self) -> Result<(), WireError> {
-        self.socket.write_all(&self.output).await?;
-        self.output.clear();
+        while !self.output.is_empty() {
+            match self.socket.get_ref().write(&self.output) {
+                Ok(len) => self.output.advance(len),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Thousands of statuses lie there: the server is very busy, or gone.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(Duration::from_millis(1)).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
         Ok(())
     }
 }
 
 /// The server's error in a message of the stream.
-pub(crate) fn error_in(mut message: BytesMut) -> WireError {
-    match Message::parse(&mut message) {
+pub(crate) fn error_in(message: &[u8]) -> WireError {
+    match Message::parse(&mut BytesMut::from(message)) {
         Ok(Some(Message::ErrorResponse(body))) => WireError::refused(&body),
         _ => out_of_turn("an error that cannot be read"),
     }
@@ -349,22 +425,12 @@ fn asked<'a>(password: Option<&'a Vec<u8>>, user: &str) -> Result<&'a [u8], Wire
 }
 
 /// Tries the hosts in turn.
-async fn connect(config: &Config) -> Result<Box<dyn Socket>, WireError> {
+async fn connect(config: &Config) -> Result<Socket, WireError> {
     let ports = config.get_ports();
     let mut failed = None;
     for (at, host) in config.get_hosts().iter().enumerate() {
         let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432);
-        let connected: io::Result<Box<dyn Socket>> = match host {
-            Host::Tcp(name) => TcpStream::connect((name.as_str(), port)).await.and_then(|socket| {
-                // A status is one small packet that a commit waits for.
-                socket.set_nodelay(true)?;
-                Ok(Box::new(socket) as _)
-            }),
-            Host::Unix(dir) => {
-                UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await.map(|socket| Box::new(socket) as _)
-            }
-        };
-        match connected {
+        match connect_to(host, port).await {
             Ok(socket) => return Ok(socket),
             Err(error) => {
                 let host = match host {
@@ -376,6 +442,28 @@ async fn connect(config: &Config) -> Result<Box<dyn Socket>, WireError> {
         }
     }
     Err(failed.map_or_else(|| WireError::Protocol("the connection string names no host".to_owned()), WireError::Lost))
+}
+
+async fn connect_to(host: &Host, port: u16) -> io::Result<Socket> {
+    match host {
+        Host::Tcp(name) => {
+            let stream = net::TcpStream::connect((name.as_str(), port)).await?;
+            // A status is one small packet that a commit waits for.
+            stream.set_nodelay(true)?;
+            stream.into_std().map(Socket::Tcp)
+        }
+        Host::Unix(dir) => {
+            net::UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await?.into_std().map(Socket::Unix)
+        }
+    }
+}
+
+#[allow(
+    deprecated,
+    reason = "its successor is younger than the tokio that is asked for; a `Socket` owns its descriptor"
+)]
+fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    AsyncFd::with_interest(socket, Interest::READABLE)
 }
 
 /// "16MB", in bytes.
