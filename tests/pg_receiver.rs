@@ -9,9 +9,9 @@ mod rig;
 #[path = "../examples/pg_receiver/server.rs"]
 mod server;
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{ChildStderr, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -70,26 +70,31 @@ fn restore(log: &Path, into: &Path, more: &[&str]) -> Command {
 }
 
 /// A running receiver with a slot.
-struct Receiver(rig::Reaped);
+struct Receiver {
+    child: rig::Reaped,
+    first_line: String,
+    rest: BufReader<ChildStderr>,
+}
 
 impl Receiver {
     fn start(server: &Server, log: &Path, connection: &str) -> Self {
-        let receiver = Self(rig::Reaped(receive(log, connection, &["--slot", NAME]).spawn().unwrap()));
+        let mut child = rig::Reaped(receive(log, connection, &["--slot", NAME]).spawn().unwrap());
+        let (mut rest, mut first_line) = (BufReader::new(child.0.stderr.take().unwrap()), String::new());
+        rest.read_line(&mut first_line).unwrap();
         server.wait_until_caught_up(NAME).unwrap();
-        receiver
+        Self { child, first_line, rest }
     }
 
     fn send(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.0.0.id()).unwrap()), signal).unwrap();
+        kill(Pid::from_raw(i32::try_from(self.child.0.id()).unwrap()), signal).unwrap();
     }
 
     /// Ends it with a signal: what it said, and its exit code if it ended by itself.
     fn end(mut self, signal: Signal) -> (String, Option<i32>) {
         self.send(signal);
-        let child: &mut Child = &mut self.0.0;
         let mut said = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        (said, child.wait().unwrap().code())
+        self.rest.read_to_string(&mut said).unwrap();
+        (said, self.child.0.wait().unwrap().code())
     }
 }
 
@@ -149,7 +154,14 @@ fn nothing_acknowledged_is_lost_when_receiver_and_server_are_killed() {
         wait_for(PATIENCE, || Ok(witness.count() > before + 100)).unwrap();
         thread::sleep(Duration::from_millis(300));
         assert_eq!(receiver.end(Signal::SIGKILL).1, None);
+        // The slot stands where the server was last told that everything is flushed.
+        let told = "SELECT restart_lsn FROM pg_replication_slots WHERE NOT active";
+        wait_for(PATIENCE, || Ok(!server.sql(told)?.is_empty())).unwrap();
+        let told = server.sql(told).unwrap();
         receiver = Receiver::start(&server, &log, &server.conninfo());
+        let (at, _) = receiver.first_line.strip_prefix("receiving from ").unwrap().split_once(' ').unwrap();
+        let held = server.sql(&format!("SELECT '{at}'::pg_lsn >= '{told}'")).unwrap();
+        assert_eq!(held, "t", "{told} was said to be flushed, and the log ended at {at}");
     }
     let before = witness.count();
     wait_for(PATIENCE, || Ok(witness.count() > before + 100)).unwrap();
