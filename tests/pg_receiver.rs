@@ -11,7 +11,7 @@ mod server;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStderr, Command, Output, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -58,9 +58,11 @@ fn receive(log: &Path, connection: &str, more: &[&str]) -> Command {
 
 /// Runs a receiver or a restoring that ends by itself: its exit code and the one line that it says.
 fn refused(command: &mut Command) -> (i32, String) {
-    let Output { status, stderr, .. } = command.output().unwrap();
-    let text = String::from_utf8(stderr).unwrap();
-    (status.code().unwrap(), text.lines().last().unwrap_or_default().to_owned())
+    let mut child = rig::Reaped(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    wait_for(PATIENCE, || Ok(child.0.try_wait().unwrap().is_some())).expect("it does not refuse");
+    let mut text = String::new();
+    child.0.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    (child.0.wait().unwrap().code().unwrap(), text.lines().last().unwrap_or_default().to_owned())
 }
 
 fn restore(log: &Path, into: &Path, more: &[&str]) -> Command {
@@ -125,12 +127,22 @@ fn commits_wait_for_the_receiver() {
     wait_for(PATIENCE, || Ok(witness.count() > stopped + 100)).unwrap();
     assert!(missing(&server, &witness.end()).unwrap().is_empty());
 
-    // A signal ends it in order, and the server is told the last of it; a server that stops is not held up by it.
-    let (said, code) = receiver.end(Signal::SIGTERM);
-    assert_eq!(code, Some(130), "{said}");
-    let receiver = Receiver::start(&server, &home.join("log"), &connection);
+    // It answers a server that asks whether it is still there.
+    server.sql("ALTER SYSTEM SET wal_sender_timeout = '2s'").unwrap();
+    server.sql("SELECT pg_reload_conf()").unwrap();
+    let sender = "SELECT pid FROM pg_stat_replication";
+    let before = server.sql(sender).unwrap();
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(server.sql(sender).unwrap(), before, "the server gave it up");
+
+    // A server that stops is not held up by it, and it is there again when the server is.
+    let port = server.port;
     server.stop().unwrap();
-    let (said, code) = receiver.end(Signal::SIGINT);
+    let server = Server::start_on(&programs, &home.join("data"), port, &[]).unwrap();
+    server.wait_until_caught_up(NAME).unwrap();
+    server.sql("INSERT INTO t VALUES (1)").unwrap();
+    // A signal ends it in order.
+    let (said, code) = receiver.end(Signal::SIGTERM);
     assert_eq!(code, Some(130), "{said}");
     assert!(said.contains("the server ended the stream; trying again"), "{said}");
 }
@@ -149,6 +161,9 @@ fn nothing_acknowledged_is_lost_when_receiver_and_server_are_killed() {
     let mut pgbench = server.client("pgbench");
     pgbench.args(["-n", "-M", "prepared", "-c", "4", "-T", "120"]).stdout(Stdio::null()).stderr(Stdio::null());
     let mut pgbench = rig::Reaped(pgbench.spawn().unwrap());
+    // What came while the last batch was on its way is received, and is not said to be flushed.
+    let ahead = "SELECT write_lsn > flush_lsn FROM pg_stat_replication";
+    wait_for(PATIENCE, || Ok(server.sql(ahead)? == "t")).expect("chunks wait for one another, or are confirmed early");
     for _ in 0..3 {
         let before = witness.count();
         wait_for(PATIENCE, || Ok(witness.count() > before + 100)).unwrap();

@@ -37,7 +37,7 @@ fn play(plan: &Plan, home: &Home) -> Result<()> {
     Server::init(&programs, &data)?;
     let server = Server::start(&programs, &data, &[])?;
     println!("server              {}", server.sql("SHOW server_version")?);
-    let _receiver = Receiver::start(&server, &log)?;
+    let receiver = Receiver::start(&server, &log)?;
     run(server.client("pgbench").args(["-i", "-q", "-s", "2"]))?;
     server.back_up(&backup)?;
     server.wait_for_standby(NAME)?;
@@ -66,7 +66,7 @@ fn play(plan: &Plan, home: &Home) -> Result<()> {
         acknowledged.len()
     );
 
-    drop(_receiver);
+    drop(receiver);
     let restored = restore(&log, &wal, None)?;
     println!("restored            {} segments, {} to {}", restored.segments, restored.start, restored.end);
     let fresh = recover(&programs, &backup, &wal)?;

@@ -151,12 +151,17 @@ impl Server {
 
     /// Starts a server on the cluster in `data`, with these settings, on a free port and a socket beside `data`.
     pub(crate) fn start(programs: &Programs, data: &Path, settings: &[&str]) -> Result<Self> {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = free.map_err(|error| format!("no free port: {error}"))?.port();
+        Self::start_on(programs, data, port, settings)
+    }
+
+    /// As [`Server::start`], on this port.
+    pub(crate) fn start_on(programs: &Programs, data: &Path, port: u16, settings: &[&str]) -> Result<Self> {
         let sockets = data.with_extension("socket");
         if !sockets.exists() {
             programs.make_dir(&sockets)?;
         }
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let port = free.map_err(|error| format!("no free port: {error}"))?.port();
         let log_path = data.with_extension("log");
         let log = File::options().create(true).append(true).open(&log_path).map_err(|error| error.to_string())?;
         let errors = log.try_clone().map_err(|error| error.to_string())?;
