@@ -8,8 +8,6 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use ringwal::{LocalLog, Lsn, Options, Reader, SubmitError};
 use tokio::select;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -50,7 +48,6 @@ pub(crate) fn receive(request: &Request) -> Result<()> {
     LocalSet::new().block_on(&runtime, async {
         check_directory(&request.dir)?;
         let log = LocalLog::open(&request.dir, Options::default()).await?;
-        stay_at_the_disk(&request.dir);
         let driven = spawn_local(log.drive());
         let ended = match Receiver::new(request, log.clone()) {
             Ok(mut receiver) => receiver.run().await,
@@ -60,14 +57,6 @@ pub(crate) fn receive(request: &Request) -> Result<()> {
         let _ = driven.await;
         ended.and(closed.map_err(Failure::from))
     })
-}
-
-/// Keeps this thread on the core that takes the disk's interrupts, where there is one.
-fn stay_at_the_disk(dir: &Path) {
-    let Some(core) = LocalLog::disk_core(dir) else { return };
-    let mut cores = CpuSet::new();
-    // Where it is not allowed there is nothing lost but some time.
-    let _ = cores.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &cores));
 }
 
 /// A log is made only in a new or empty directory: a wrong path is not to be littered.
