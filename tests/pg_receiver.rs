@@ -1,5 +1,5 @@
-//! The example `pg_receiver` with a real PostgreSQL: commits wait for it, and nothing that was acknowledged is lost when
-//! the receiver is killed, or the server.
+//! The example `pg_receiver` with a real PostgreSQL: commits wait for it, and nothing that was acknowledged is lost
+//! when the receiver is killed, or the server.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[allow(dead_code, reason = "shared with other tests")]

@@ -1,7 +1,7 @@
 //! `compare`: how many commits a second a server makes that waits for its standby, by who the standby is.
 //!
-//! The receivers run all the time; those whose turn it is not are stopped (SIGSTOP), so that each has the disk for itself
-//! beside the server, and keeps what it has learned. A turn begins when the receiver has caught up.
+//! The receivers run all the time; those whose turn it is not are stopped (SIGSTOP), so that each has the disk for
+//! itself beside the server, and keeps what it has learned. A turn begins when the receiver has caught up.
 
 use std::path::PathBuf;
 use std::process::Stdio;

@@ -1,8 +1,9 @@
 //! ringwal as a synchronous standby of a real PostgreSQL.
 //!
-//! `receive` connects to a server as a physical replication client and keeps its WAL in a log. It tells the server what is
-//! durable as soon as it is, so that a COMMIT that waits for its synchronous standby waits for a group commit here: the
-//! place of `pg_receivewal --synchronous`. `restore` writes the WAL back as segment files, from which PostgreSQL recovers.
+//! `receive` connects to a server as a physical replication client and keeps its WAL in a log. It tells the server what
+//! is durable as soon as it is, so that a COMMIT that waits for its synchronous standby waits for a group commit here:
+//! the place of `pg_receivewal --synchronous`. `restore` writes the WAL back as segment files, from which PostgreSQL
+//! recovers.
 //!
 //! To see all of it, with a server of its own that is killed under load (PostgreSQL 12 or newer must be installed):
 //!
@@ -19,7 +20,8 @@
 //! cargo build --release --features cli --example pg_receiver && cd target/release/examples
 //! ./pg_receiver receive LOG --connection "host=localhost user=postgres" --slot ringwal --name ringwal &
 //! pg_basebackup -h localhost -U postgres -X none -D BACKUP    # once the receiver runs
-//! psql -h localhost -U postgres -c "ALTER SYSTEM SET synchronous_standby_names = 'ringwal'" -c "SELECT pg_reload_conf()"
+//! psql -h localhost -U postgres -c "ALTER SYSTEM SET synchronous_standby_names = 'ringwal'"
+//! psql -h localhost -U postgres -c "SELECT pg_reload_conf()"
 //! ```
 //!
 //! From now on a commit is acknowledged when it is durable in two places. When the server is lost:
@@ -35,8 +37,8 @@
 //! # What it promises
 //!
 //! - A position is fed back as flushed only when every byte before it is durable in the log.
-//! - The log's WAL is contiguous, of one system and one timeline. A gap, another system or another timeline is refused in
-//!   words; it follows no promotion: begin a new log after one.
+//! - The log's WAL is contiguous, of one system and one timeline. A gap, another system or another timeline is refused
+//!   in words; it follows no promotion: begin a new log after one.
 //! - It starts at the beginning of the segment that the server is in, and after any end, a kill -9 too, behind the last
 //!   durable byte. The slot keeps the server from removing what it has not received; without `--slot` it may.
 //! - A lost server is tried again until it is back; SIGINT and SIGTERM make durable what came and tell the server.
@@ -48,15 +50,15 @@
 //! cargo run --release --features cli --example pg_receiver -- compare
 //! ```
 //!
-//! runs pgbench with no standby, with `pg_receivewal --synchronous` and with this, in turns on one server. What a standby
-//! can win is bounded by what the server spends on waiting for any: one that keeps nothing at all is the ceiling.
+//! runs pgbench with no standby, with `pg_receivewal --synchronous` and with this, in turns on one server. What a
+//! standby can win is bounded by what the server spends on waiting for any: one that keeps nothing is the ceiling.
 //!
 //! Exit codes: 0 done, 1 a check failed, 2 damaged, 3 usage, I/O or the server's refusal, 130 ended by a signal.
 //!
 //! # Where to read on
 //!
-//! `receive` is the main part, `wire` the protocol, `chunk` the record, `restore` the way back; `server` runs PostgreSQL
-//! for `demo`, `compare` and the tests.
+//! `receive` is the main part, `wire` the protocol, `chunk` the record, `restore` the way back; `server` runs
+//! PostgreSQL for `demo`, `compare` and the tests.
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "a program")]
 
 mod chunk;

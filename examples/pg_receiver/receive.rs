@@ -1,8 +1,8 @@
 //! `receive`: a synchronous standby that keeps nothing but the WAL.
 //!
 //! One thread does everything: a current-thread runtime in which this task and the log's driver take turns. Chunks are
-//! submitted as they come, without waiting for the disk; while one batch is being flushed the next one gathers; and each
-//! time the log's durable end has moved, one status tells the server, whose commits wait for it.
+//! submitted as they come, without waiting for the disk; while one batch is being flushed the next one gathers; and
+//! each time the log's durable end has moved, one status tells the server, whose commits wait for it.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};

@@ -281,13 +281,15 @@ pub(crate) fn wait_for(max: Duration, mut asked: impl FnMut() -> Result<bool>) -
     Ok(())
 }
 
-/// The processes whose parent is `parent`.
+/// The living processes whose parent is `parent`.
 pub(crate) fn children_of(parent: u32) -> Vec<Pid> {
     let is_child = |pid: i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // "pid (name) state parent ..", and a name may hold anything.
         let (_, rest) = stat.rsplit_once(')').unwrap_or_default();
-        rest.split_whitespace().nth(1).and_then(|word| word.parse::<u32>().ok()) == Some(parent)
+        let mut words = rest.split_whitespace();
+        let (state, of) = (words.next(), words.next().and_then(|word| word.parse::<u32>().ok()));
+        state != Some("Z") && of == Some(parent)
     };
     let names = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.file_name());
     let pids = names.filter_map(|name| name.to_string_lossy().parse::<i32>().ok());
