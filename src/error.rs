@@ -467,6 +467,19 @@ pub enum ReadError {
     },
     /// The log failed; everything durable before that was shown.
     Poisoned(Cause),
+    /// The log could not be looked at again.
+    Reopen(Arc<OpenError>),
+}
+
+impl From<OpenError> for ReadError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Io(failure) => Self::Io(failure),
+            OpenError::Damaged(damage) => Self::Damaged(damage),
+            OpenError::NewerFormat { path, version } => Self::NewerFormat { path, version },
+            other => Self::Reopen(Arc::new(other)),
+        }
+    }
 }
 
 impl fmt::Display for ReadError {
@@ -482,6 +495,7 @@ impl fmt::Display for ReadError {
             Self::Truncated { first } => write!(f, "the log begins at LSN {first}; read from there"),
             Self::CutBack { last } => write!(f, "records above LSN {last} were taken back; read on behind it"),
             Self::Poisoned(cause) => write!(f, "the log failed: {cause}; open it again"),
+            Self::Reopen(error) => error.fmt(f),
         }
     }
 }

@@ -111,6 +111,7 @@ pub use lsn::{Epoch, LogId, Lsn, SegmentId};
 pub use method::Method;
 pub use options::{Engine, Options, RecoveryMode};
 pub use read::cursor::{Record, Records};
+pub use read::follow::Follow;
 pub use read::reader::{BatchInfo, Reader, SegmentInfo, State, Verification, dump, verify};
 pub use read::recover::RecoveryReport;
 pub use read::tail::Tail;

@@ -8,6 +8,8 @@ mod damage;
 mod diskcheck;
 #[path = "cli/errors.rs"]
 mod errors;
+#[path = "cli/follow.rs"]
+mod follow;
 #[path = "cli/interrupt.rs"]
 mod interrupt;
 #[path = "cli/measure.rs"]

@@ -361,3 +361,55 @@ fn appends_that_meet_a_new_epoch_wait_and_go_on(driven: Driven) {
     log.close().wait().unwrap();
     assert_eq!(ringwal::verify(&dir).unwrap().last, last);
 }
+
+/// The next record that another process would be shown, waiting for it.
+fn shown(follow: &mut ringwal::Follow) -> Result<ringwal::Record, ReadError> {
+    let begin = Instant::now();
+    loop {
+        if let Some(record) = follow.next(Duration::from_millis(100))? {
+            return Ok(record);
+        }
+        assert!(begin.elapsed() < LONG, "nothing is shown");
+    }
+}
+
+#[test]
+fn another_process_follows_across_rotations_and_is_told_of_truncations() {
+    let scratch = Scratch::new("follow");
+    let dir = scratch.join("log");
+    let log = Log::open(&dir, options()).wait().unwrap();
+    append(&log, 1..=10);
+    let mut follow = ringwal::Follow::open(&dir, Lsn::ZERO).unwrap();
+    let mut late = ringwal::Follow::open(&dir, Lsn::new(5000)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| append(&log, 11..=8000));
+        for lsn in 1..=8000 {
+            let record = shown(&mut follow).unwrap();
+            assert!(record.lsn == Lsn::new(lsn) && record.payload == payload(lsn), "record {lsn}");
+        }
+    });
+    assert_eq!(shown(&mut late).unwrap().lsn, Lsn::new(5000));
+    assert_eq!(follow.next(Duration::ZERO).unwrap(), None);
+    // What is shown stays, and what comes next is gone.
+    let mut behind = ringwal::Follow::open(&dir, Lsn::new(100)).unwrap();
+    assert_eq!(shown(&mut behind).unwrap().lsn, Lsn::new(100));
+    log.truncate_before(Lsn::new(7000)).wait().unwrap();
+    let told = loop {
+        match shown(&mut behind) {
+            Ok(record) => assert!(record.lsn < Lsn::new(7000)),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(told, ReadError::Truncated { first } if first == Lsn::new(7000)), "{told}");
+    append(&log, 8001..=8010);
+    assert_eq!(shown(&mut follow).unwrap().lsn, Lsn::new(8001));
+    log.truncate_after(Lsn::new(7990)).wait().unwrap();
+    let told = loop {
+        match shown(&mut follow) {
+            Ok(record) => assert!(record.lsn <= Lsn::new(8010)),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(told, ReadError::CutBack { last } if last == Lsn::new(7990)), "{told}");
+    log.close().wait().unwrap();
+}

@@ -42,6 +42,7 @@ pub(crate) mod shared;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub(crate) mod syscall;
+pub(crate) mod watch;
 
 #[cfg(test)]
 mod conformance;

@@ -85,6 +85,16 @@ impl Batches {
         self.next
     }
 
+    /// The chain holds records up to `last` now.
+    pub(crate) fn extend(&mut self, last: Lsn) {
+        self.last = last;
+        // What was read beyond the end of then has been written since; and a segment may have got one behind it.
+        self.stretches.forget();
+        if let Some(cursor) = &mut self.place {
+            cursor.behind = self.index.behind(cursor.segment.id());
+        }
+    }
+
     /// The next batch that holds wanted records; none behind the last.
     pub(crate) fn advance(&mut self) -> Result<Option<HeldBatch>, ReadError> {
         while self.next <= self.last {

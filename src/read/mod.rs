@@ -4,12 +4,13 @@
 //! On top of that: opening for writing ([`recover`] decides, [`opener`] writes), batches and records along the live chain
 //! ([`cursor`], which finds its place by [`seek`] and reads in [`stretch`]es, the next one [`ahead`]), records as they
 //! become durable ([`tail`], over [`fetch`] where it has fallen behind), and a log that another process may be writing
-//! ([`reader`]).
+//! ([`reader`], [`follow`]).
 
 mod ahead;
 pub(crate) mod assess;
 pub(crate) mod cursor;
 mod fetch;
+pub(crate) mod follow;
 pub(crate) mod opener;
 pub(crate) mod reader;
 pub(crate) mod recover;

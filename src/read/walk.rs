@@ -22,7 +22,7 @@ pub(crate) struct Walk {
     pub(super) claimed: Lsn,
     pub(super) trim: Lsn,
     /// The greatest fencing term of its batches.
-    pub(super) term: u64,
+    pub(crate) term: u64,
     /// The last record-bearing batch that is claimed durable, if the walk met one.
     pub(crate) proved: Option<Found>,
     /// The record-bearing batches behind it.

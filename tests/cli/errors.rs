@@ -17,7 +17,6 @@ fn usage_errors_are_3_and_not_2() {
     run(["frobnicate"]).fails(3, &["frobnicate"]);
     run::<&str>([]).code(3);
     append(&dir, &[], b"a\n").code(0);
-    on("cat", &dir, &["--follow"]).fails(3, &["--follow", "tail", dir.to_str().unwrap()]);
     run(["bench", "--engine", "warp"]).fails(3, &["warp", "ringwal", "threadpool"]);
 }
 

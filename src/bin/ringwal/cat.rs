@@ -2,18 +2,20 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::ValueEnum;
-use ringwal::{Lsn, Reader, Record};
+use ringwal::{Follow, Lsn, Reader, Record};
 
 use crate::failure::{Failure, note};
 use crate::{output, signals};
 
 /// Print records
 ///
-/// Shows what is durable beyond doubt, also beside a writer. Beyond the end there is nothing, and that is no error. If
+/// Shows what is durable beyond doubt, also beside a writer. Beyond the end there is nothing, and that is no error; with
+/// --follow, whatever the writer makes durable (in groups, or about 10 ms after its last). If
 /// the log is damaged, what precedes the damage is printed first.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -25,7 +27,7 @@ pub(crate) struct Args {
     /// The last record to print [default: the last]
     #[arg(long, value_name = "LSN", value_parser = clap::value_parser!(u64).range(1..))]
     to: Option<u64>,
-    /// Wait for more records (not in this version)
+    /// Wait for more records, for ever or up to --to, beside the process that writes them
     #[arg(long)]
     follow: bool,
     /// How to print them
@@ -49,10 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     signals::end_at_once()?;
     let dir = &args.dir;
     if args.follow {
-        return Err(Failure::usage(format!(
-            "{}: --follow comes with the tail, which this version does not have; run cat again with --from for what is new",
-            dir.display()
-        )));
+        return follow(args);
     }
     let (reader, damage) = Reader::open_damaged(dir).map_err(|error| Failure::open(dir, &error))?;
     let wanted = Lsn::new(args.from.or(args.to).unwrap_or(u64::MAX));
@@ -81,6 +80,37 @@ fn print(args: &Args, reader: &Reader) -> Result<(), Failure> {
     for record in reader.read(from..=to).map_err(failed)? {
         match record {
             Ok(record) => print_record(&mut out, &record, args.format)?,
+            Err(error) => {
+                out.flush()?;
+                return Err(failed(error));
+            }
+        }
+    }
+    Ok(out.flush()?)
+}
+
+/// How often the writer is looked after that tells nothing.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Prints what there is, and then each record as the writer's next batch, or its seal, says that it is durable.
+fn follow(args: &Args) -> Result<(), Failure> {
+    let failed = |error| Failure::read(&args.dir, &error);
+    let from = Lsn::new(args.from.unwrap_or(0));
+    let to = Lsn::new(args.to.unwrap_or(u64::MAX));
+    let mut log = Follow::open(&args.dir, from).map_err(|error| Failure::open(&args.dir, &error))?;
+    let mut out = output::stdout();
+    while log.next_lsn() <= to {
+        match log.next_ready() {
+            Ok(Some(record)) => print_record(&mut out, &record, args.format)?,
+            Ok(None) => {
+                out.flush()?;
+                log.wait(LOOK);
+                // A reader that went away is noticed also while nothing is written.
+                if output::is_gone() {
+                    return Ok(());
+                }
+                log.refresh().map_err(failed)?;
+            }
             Err(error) => {
                 out.flush()?;
                 return Err(failed(error));
