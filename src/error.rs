@@ -410,6 +410,43 @@ impl fmt::Display for TruncateError {
 
 impl std::error::Error for TruncateError {}
 
+/// Why a cursor could not be opened, saved or removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CursorError {
+    /// Not a cursor's name: 1 to 64 of `a-z 0-9 _ -`.
+    Name(Box<str>),
+    /// Its file does not hold what it should. Until it is removed, nothing is freed by itself.
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A system call failed.
+    Io(IoFailure),
+}
+
+impl fmt::Display for CursorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => write!(f, "{name:?}: not a cursor's name; use 1 to 64 of a-z 0-9 _ -"),
+            Self::Damaged { path, what } => {
+                write!(f, "{}: the cursor is {what}; remove the file, and its reader begins anew", path.display())
+            }
+            Self::Io(failure) => failure.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for CursorError {}
+
+impl From<IoFailure> for CursorError {
+    fn from(failure: IoFailure) -> Self {
+        Self::Io(failure)
+    }
+}
+
 /// Why `submit` did not take the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -102,7 +102,8 @@ mod sync;
 #[doc(hidden)]
 pub use disk::sim;
 pub use error::{
-    AppendError, Cause, Damage, IoFailure, Op, OpenError, OptionsError, ReadError, SubmitError, TruncateError,
+    AppendError, Cause, CursorError, Damage, IoFailure, Op, OpenError, OptionsError, ReadError, SubmitError,
+    TruncateError,
 };
 #[cfg(feature = "tokio")]
 pub use log::Drive;
@@ -116,6 +117,7 @@ pub use read::reader::{BatchInfo, Reader, SegmentInfo, State, Verification, dump
 pub use read::recover::RecoveryReport;
 pub use read::tail::Tail;
 pub use runtime::append::{Append, AppendBatch, Pending, Reserve, Slot, WaitDurable};
+pub use runtime::registered::Cursor;
 pub use runtime::truncate::{TruncateAfter, TruncateBefore};
 pub use stats::Stats;
 

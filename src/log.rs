@@ -21,7 +21,7 @@ pub(crate) use open::prior;
 #[cfg(feature = "sim")]
 pub(crate) use open::{Hosted, renewed};
 
-use crate::error::{AppendError, ReadError, SubmitError};
+use crate::error::{AppendError, CursorError, ReadError, SubmitError};
 use crate::lsn::{LogId, Lsn};
 use crate::options::{Limits, Options};
 use crate::read::cursor::{Record, Records, clip};
@@ -29,6 +29,7 @@ use crate::read::recover::RecoveryReport;
 use crate::read::tail::Tail;
 use crate::runtime::append::{Append, AppendBatch, Pending, Reserve, WaitDurable, block_on};
 use crate::runtime::durable::End;
+use crate::runtime::registered::{self, Cursor};
 use crate::runtime::sync::Arc;
 use crate::runtime::truncate::{TruncateAfter, TruncateBefore};
 use crate::runtime::{Command, Inbox, Shared};
@@ -307,6 +308,24 @@ impl Log {
     pub fn begin_term(&self, term: u64) -> TruncateAfter<'_> {
         let reopen = open::reopen(self.handle.limits.clone(), None, term);
         TruncateAfter::new(&self.handle.shared, &self.handle.inbox, None, reopen)
+    }
+
+    /// The durable place of a named reader: where it was left, or, if there is none of this name, at the log's beginning.
+    /// Blocks on I/O. The name is 1 to 64 of `a-z 0-9 _ -`.
+    ///
+    /// # Errors
+    /// [`CursorError`](crate::CursorError): not a name, damaged, I/O.
+    pub fn cursor(&self, name: &str) -> Result<Cursor, CursorError> {
+        let shared = &self.handle.shared;
+        Cursor::open(shared.dir.clone(), self.log_id(), name, self.first_lsn().prev())
+    }
+
+    /// Every cursor of the log, by name. Blocks on I/O.
+    ///
+    /// # Errors
+    /// As [`Log::cursor`].
+    pub fn cursors(&self) -> Result<Vec<(String, Lsn)>, CursorError> {
+        registered::all(&*self.handle.shared.dir, self.log_id())
     }
 
     /// The log's id: of all its copies, too.

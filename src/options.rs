@@ -73,6 +73,7 @@ pub struct Options {
     recent_bytes_max: usize,
     log_id: Option<LogId>,
     term: u64,
+    retention: Retention,
     record_bytes_max: Option<usize>,
     recovery_mode: RecoveryMode,
     require_uring: bool,
@@ -100,6 +101,7 @@ impl Default for Options {
             recent_bytes_max: 16 << 20,
             log_id: None,
             term: 0,
+            retention: Retention::default(),
             record_bytes_max: None,
             recovery_mode: RecoveryMode::TolerateTornTail,
             require_uring: false,
@@ -248,6 +250,31 @@ impl Options {
         self
     }
 
+    /// Keeps the newest so many bytes of segments; whole segments in front of them go by themselves, except what a
+    /// [`Cursor`](crate::Cursor) still wants. Looked at when the log goes on to another segment. Default: everything is
+    /// kept. With other rules of retention, what any of them lets go goes.
+    #[must_use]
+    pub fn retain_bytes(mut self, bytes: u64) -> Self {
+        self.retention.bytes = Some(bytes);
+        self
+    }
+
+    /// Keeps a segment so long after the log went on to the next one (or after the log was opened, if it was before that);
+    /// as [`Options::retain_bytes`].
+    #[must_use]
+    pub fn retain_age(mut self, age: Duration) -> Self {
+        self.retention.age = Some(age);
+        self
+    }
+
+    /// Keeps what a [`Cursor`](crate::Cursor) still wants, and while there is one, nothing else; as
+    /// [`Options::retain_bytes`]. Default false.
+    #[must_use]
+    pub fn retain_for_cursors(mut self, only: bool) -> Self {
+        self.retention.cursors = only;
+        self
+    }
+
     /// Memory for what was just written, in bytes: kept only while somebody follows the log ([`Log::tail`](crate::Log::tail)),
     /// who then never reads the disk unless it falls further behind than this. Default 16 MiB; 0 has followers read the
     /// disk always.
@@ -377,6 +404,7 @@ impl Options {
             recent_bytes_max: self.recent_bytes_max,
             log_id: self.log_id,
             term: self.term,
+            retention: self.retention,
             record_bytes_max: record_max,
             recovery_mode: self.recovery_mode,
             segment_blocks,
@@ -386,6 +414,24 @@ impl Options {
 
 fn check(option: &'static str, holds: bool, why: impl FnOnce() -> String) -> Result<(), OptionsError> {
     if holds { Ok(()) } else { Err(OptionsError { option, why: why() }) }
+}
+
+/// What the user wants kept. Nothing set keeps everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Retention {
+    /// Segments in front of the newest so many bytes may go.
+    pub(crate) bytes: Option<u64>,
+    /// Segments that were left longer ago may go.
+    pub(crate) age: Option<Duration>,
+    /// What every cursor is done with may go, if there is one.
+    pub(crate) cursors: bool,
+}
+
+impl Retention {
+    /// Whether anything is ever to go by itself.
+    pub(crate) fn is_set(&self) -> bool {
+        *self != Self::default()
+    }
 }
 
 /// What the options mean for one directory: validated once, never again.
@@ -410,6 +456,8 @@ pub(crate) struct Limits {
     pub(crate) log_id: Option<LogId>,
     /// The term of the epoch that begins, if the log has not seen a greater one.
     pub(crate) term: u64,
+    /// What goes by itself.
+    pub(crate) retention: Retention,
     pub(crate) record_bytes_max: usize,
     pub(crate) recovery_mode: RecoveryMode,
     pub(crate) segment_blocks: u32,

@@ -9,6 +9,7 @@
 //! | `LOCK` | held by the writer; carries its process id and the log id as text |
 //! | `{segment id:016x}.seg` | a segment |
 //! | `{number:016x}.spare` | a file on its way to becoming a segment, or a dead one waiting to be used again |
+//! | `{name}.cursor` | the place of a named reader (`cursor` says how); the name is 1 to 64 of `a-z 0-9 _ -` |
 //!
 //! Other names are mentioned and ignored. Anything but a regular file with one link under our names is refused.
 //! That a segment exists is evidence of nothing.
@@ -69,6 +70,7 @@
 //! 64-bit permutation (the finaliser of SplitMix64, Steele et al., OOPSLA 2014) before the sum.
 
 pub(crate) mod batch;
+mod cursor;
 mod held;
 pub(crate) mod record;
 pub(crate) mod segment;
@@ -76,6 +78,7 @@ pub(crate) mod segment;
 mod tests;
 
 pub(crate) use batch::{BatchHeader, Kind, Link};
+pub(crate) use cursor::CursorSlot;
 pub(crate) use held::{HeldBatch, HeldRecords};
 pub(crate) use record::{RecordCrc, RecordKind};
 pub(crate) use segment::SegmentHeader;

@@ -95,10 +95,12 @@ impl SegmentHeader {
 }
 
 /// What a name in the directory means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
     Segment(SegmentId),
     Spare(u64),
+    /// A cursor's file.
+    Cursor(String),
     Lock,
     Unknown,
 }
@@ -116,6 +118,12 @@ pub(crate) fn spare_name(number: u64) -> String {
     format!("{number:016x}.spare")
 }
 
+/// The file name of the cursor `name`; none if that cannot be a cursor's name.
+pub(crate) fn cursor_name(name: &str) -> Option<String> {
+    let plain = name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'z' | b'-' | b'_'));
+    (plain && (1..=64).contains(&name.len())).then(|| format!("{name}.cursor"))
+}
+
 /// Reads a file name: exactly what [`segment_name`] and [`spare_name`] write, or unknown.
 pub(crate) fn parse_name(name: &str) -> Name {
     if name == LOCK_NAME {
@@ -126,6 +134,7 @@ pub(crate) fn parse_name(name: &str) -> Name {
     match (plain.then(|| u64::from_str_radix(stem, 16)), extension) {
         (Some(Ok(id)), "seg") if id > 0 => Name::Segment(SegmentId::new(id)),
         (Some(Ok(number)), "spare") => Name::Spare(number),
+        (_, "cursor") if cursor_name(stem).is_some() => Name::Cursor(stem.to_owned()),
         _ => Name::Unknown,
     }
 }
@@ -179,6 +188,7 @@ mod tests {
         assert_eq!(parse_name(&segment_name(SegmentId::new(10))), Name::Segment(SegmentId::new(10)));
         assert_eq!(parse_name(&spare_name(3)), Name::Spare(3));
         assert_eq!(parse_name("LOCK"), Name::Lock);
+        assert_eq!(parse_name(&cursor_name("a-1_b").unwrap()), Name::Cursor("a-1_b".to_owned()));
         for odd in [
             "",
             "1.seg",

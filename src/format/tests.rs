@@ -356,6 +356,7 @@ proptest! {
         match parse_name(&text) {
             Name::Segment(id) => prop_assert_eq!(segment_name(id), text),
             Name::Spare(number) => prop_assert_eq!(spare_name(number), text),
+            Name::Cursor(name) => prop_assert_eq!(crate::format::segment::cursor_name(&name).unwrap(), text),
             Name::Lock | Name::Unknown => {}
         }
     }

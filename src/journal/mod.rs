@@ -3,12 +3,14 @@
 //! - [`batch`]: which records share a batch, and where it goes ([`placement`]); asked by appenders.
 //! - [`Journal`]: when the next batch leaves ([`departure`]) and how it flies ([`tuner`]), what its header says, and what
 //!   is durable ([`watermark`]); asked by the ring thread.
+//! - [`retention`]: what may go by itself.
 //! - [`recovery`]: the labelled table of everything a crash can leave behind.
 
 pub(crate) mod batch;
 mod departure;
 pub(crate) mod placement;
 pub(crate) mod recovery;
+pub(crate) mod retention;
 pub(crate) mod tuner;
 pub(crate) mod watermark;
 

@@ -314,6 +314,7 @@ impl Hosted {
             shape,
             lock,
             seat: None,
+            retention: limits.retention,
             buffer_bytes: limits.batch_bytes,
             pending_bytes_max: limits.pending_bytes_max,
             told,

@@ -108,6 +108,7 @@ impl Driver {
             if matches!(next, Next::Wait(_)) {
                 tenant.request_segment(key, now, &*self.workshop, &self.inbox);
                 tenant.request_freeing(key, &*self.workshop, &self.inbox);
+                tenant.request_retention(key, now, &*self.workshop, &self.inbox);
                 tenant.request_renewal(key, &*self.workshop, &self.inbox, &mut *self.disk);
             }
             pause.wakeable |= tenant.journal.wake() != Wake::Never;
@@ -189,6 +190,11 @@ impl Driver {
                 Command::Renewed { tenant, renewed } => {
                     if let Some(tenant) = self.tenants.get_mut(tenant) {
                         tenant.handle_renewed(renewed, &mut *self.disk, &mut self.woken);
+                    }
+                }
+                Command::Retained { tenant, first } => {
+                    if let Some(tenant) = self.tenants.get_mut(tenant) {
+                        tenant.handle_retained(first);
                     }
                 }
                 Command::Freed { tenant, spares } => {

@@ -64,6 +64,12 @@ impl Index {
         path.first().map(|segment| segment.id).filter(|_| gone > 0)
     }
 
+    /// The oldest segment.
+    pub(crate) fn first_id(&self) -> SegmentId {
+        let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
+        path.first().map_or_else(SegmentId::default, |first| first.id)
+    }
+
     /// The segment being written.
     pub(crate) fn last_id(&self) -> SegmentId {
         self.path.read().unwrap_or_else(PoisonError::into_inner).last().map_or_else(SegmentId::default, |last| last.id)

@@ -1,6 +1,6 @@
 //! THREADS AND WAKERS: no policy.
 //!
-//! - [`stage`]: appenders -> ring thread, over [`batches`] and [`queue`]. [`durable`]: the watermark and who waits for it.
+//! - [`stage`]: appenders ([`entry`]) -> ring thread, over [`batches`] and [`queue`]. [`durable`]: the watermark and who waits for it.
 //! - [`driver`]: the loop, over [`tenant`]s. [`threads`]: the threads it runs on, and the helper that prepares segments.
 //!   [`local`]: the loop inside a caller's own thread.
 //! - [`append`]: the futures. [`recent`]: what was just written, for those who follow. [`errands`]: blocking work for
@@ -10,6 +10,7 @@ pub(crate) mod append;
 mod batches;
 pub(crate) mod driver;
 pub(crate) mod durable;
+mod entry;
 pub(crate) mod errands;
 pub(crate) mod index;
 pub(crate) mod local;
@@ -17,7 +18,9 @@ pub(crate) mod prepare;
 mod queue;
 pub(crate) mod recent;
 pub(crate) mod recycle;
+pub(crate) mod registered;
 pub(crate) mod renewal;
+mod retain;
 pub(crate) mod stage;
 mod tenant;
 pub(crate) mod threads;
@@ -27,13 +30,15 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::task::Waker;
+use std::time::Duration;
 
 use crate::disk::seat::Seat;
 use crate::disk::{Directory, Lock, Notify, SegmentFile};
 use crate::error::{Cause, IoFailure, Op, OpenError, TruncateError};
 use crate::format::SegmentHeader;
-use crate::journal::Journal;
+use crate::journal::{Journal, PathSegment};
 use crate::lsn::{Lsn, SegmentId};
+use crate::options::Retention;
 use crate::stats::StatsCell;
 pub(crate) use crate::sync;
 use durable::{Durable, End};
@@ -106,6 +111,8 @@ pub(crate) struct Tenancy {
     pub(crate) lock: Option<Lock>,
     /// On the core that takes its disk's interrupts, for a ring thread that serves no other log.
     pub(crate) seat: Option<Seat>,
+    /// What goes by itself.
+    pub(crate) retention: Retention,
     /// The size of a staging buffer.
     pub(crate) buffer_bytes: usize,
     pub(crate) pending_bytes_max: usize,
@@ -146,6 +153,11 @@ pub(crate) enum Command {
     Renewed {
         tenant: usize,
         renewed: Result<Renewed, Cause>,
+    },
+    /// Records below this one need not be kept, by the rules of retention.
+    Retained {
+        tenant: usize,
+        first: Option<Lsn>,
     },
     Freed {
         tenant: usize,
@@ -237,6 +249,12 @@ pub(crate) struct Job {
 
 /// What is to be done.
 enum Work {
+    /// Find out what need not be kept.
+    Retain {
+        rules: Retention,
+        /// The segments, oldest first, and how long ago each was left.
+        path: Vec<(PathSegment, Option<Duration>)>,
+    },
     /// Begin another epoch in a directory that is at rest.
     Renew {
         reopen: Reopen,
@@ -277,6 +295,12 @@ impl Job {
                 let failed = |_| Err(Cause::Panic("while a new epoch began".into()));
                 let renewed = catch_unwind(AssertUnwindSafe(|| reopen(dir))).unwrap_or_else(failed);
                 Command::Renewed { tenant, renewed }
+            }
+            Work::Retain { rules, path } => {
+                let log_id = self.shared.stage.log_id();
+                let first = catch_unwind(AssertUnwindSafe(|| retain::first_kept(dir, log_id, &rules, path)));
+                // What cannot be found out is kept.
+                Command::Retained { tenant, first: first.ok().flatten() }
             }
             Work::Free { below, bytes, room } => {
                 Command::Freed { tenant, spares: caught(dir, || recycle::free_below(dir, below, bytes, room)) }

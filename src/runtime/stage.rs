@@ -15,13 +15,14 @@ use std::task::Waker;
 
 use super::batches::Batches;
 use super::durable::{End, Mark};
+pub(crate) use super::entry::Entry;
 use super::queue::Queue;
 pub(crate) use super::queue::Turn;
 use super::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, Padded, lock};
 use crate::disk::shared::Claim;
 use crate::disk::{Buffer, BufferPool, Notify};
 use crate::error::{AppendError, Cause, IoFailure};
-use crate::format::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, RecordCrc, batch_bytes, record, record_bytes};
+use crate::format::{RECORD_HEADER_BYTES, RecordCrc, batch_bytes, record_bytes};
 use crate::journal::{Batcher, Placing, Shape, Space, Staged, Wake};
 use crate::lsn::{LogId, Lsn};
 use crate::seeded;
@@ -31,66 +32,6 @@ pub(crate) const LARGE_BYTES: usize = 128 << 10;
 
 /// What takes at most so many bytes is copied under the lock.
 const COPIED_INSIDE_BYTES: usize = 2 << 10;
-
-/// What an appender brings.
-#[derive(Debug)]
-pub(crate) enum Entry<'a> {
-    /// One record.
-    Record(RecordCrc, &'a [u8]),
-    /// Several, which share a batch.
-    Group(&'a [(RecordCrc, &'a [u8])]),
-    /// One that stands in a buffer of its own already, its payload behind the two headers' room.
-    Large(RecordCrc, usize),
-}
-
-impl Entry<'_> {
-    fn records_bytes(&self) -> usize {
-        match self {
-            Self::Record(_, payload) => record_bytes(payload.len()),
-            Self::Group(records) => records.iter().map(|(_, payload)| record_bytes(payload.len())).sum(),
-            Self::Large(_, len) => record_bytes(*len),
-        }
-    }
-
-    fn count(&self) -> u32 {
-        match self {
-            Self::Group(records) => u32::try_from(records.len()).expect("a group is bounded by its bytes"),
-            Self::Record(..) | Self::Large(..) => 1,
-        }
-    }
-
-    /// The nonce of the epoch that its checksums are for; an empty group has none.
-    fn nonce(&self) -> Option<u64> {
-        match self {
-            Self::Record(crc, _) | Self::Large(crc, _) => Some(crc.nonce()),
-            Self::Group(records) => records.first().map(|(crc, _)| crc.nonce()),
-        }
-    }
-
-    /// Writes the records, of which the first has this LSN, to `out`, where they have their place. A large one stands there
-    /// already, unless it is still in `own`. Returns the sum of their terms of the digest.
-    fn encode(&self, first: Lsn, own: Option<&Buffer>, out: &mut [u8]) -> u64 {
-        match self {
-            Self::Record(crc, payload) => record::encode(crc.clone(), first, payload, out),
-            Self::Group(records) => {
-                let (mut lsn, mut rest, mut terms) = (first, out, 0u64);
-                for (crc, payload) in *records {
-                    let (here, behind) = rest.split_at_mut(record_bytes(payload.len()));
-                    terms = terms.wrapping_add(record::encode(crc.clone(), lsn, payload, here));
-                    (lsn, rest) = (lsn.next(), behind);
-                }
-                terms
-            }
-            Self::Large(crc, len) => match own {
-                Some(copy) => {
-                    let payload = &copy[BATCH_HEADER_BYTES + RECORD_HEADER_BYTES..][..*len];
-                    record::encode(crc.clone(), first, payload, out)
-                }
-                None => record::encode_header(crc.clone(), first, &mut out[..RECORD_HEADER_BYTES]),
-            },
-        }
-    }
-}
 
 /// What came of it.
 #[derive(Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::durable::End;
-use super::errands::Promise;
+use super::errands::{Promise, errand};
 use super::renewal::Renewal;
 use super::stage::View;
 use super::sync::Arc;
@@ -20,6 +20,7 @@ use crate::format::{BATCH_HEADER_BYTES, BatchHeader, HeldBatch, SegmentHeader, V
 use crate::journal::placement::SPARES_MAX;
 use crate::journal::{Journal, Next, PathSegment, Place, Shape, Space, Staged, Ticket, Wake};
 use crate::lsn::{Lsn, SegmentId};
+use crate::options::Retention;
 
 /// How long to wait before a segment is tried again that could not be prepared.
 const RETRY: Duration = Duration::from_millis(100);
@@ -75,6 +76,18 @@ pub(super) enum Freeing {
     },
 }
 
+/// What is kept by itself, and what goes.
+#[derive(Debug)]
+struct Retaining {
+    rules: Retention,
+    /// When the log went on from which segment, for those that it left since it was opened.
+    left: VecDeque<(SegmentId, Duration)>,
+    /// The workshop is at it.
+    busy: bool,
+    /// The log went on to another segment since it was last looked.
+    due: bool,
+}
+
 /// One log on this ring thread.
 #[derive(Debug)]
 pub(super) struct Tenant {
@@ -93,6 +106,7 @@ pub(super) struct Tenant {
     pub(super) freeing: Freeing,
     /// Who asked for records below an LSN to go, and waits.
     truncations: Vec<(Lsn, Promise<Truncated>)>,
+    retaining: Retaining,
     /// New epochs that are wished for; and who waits for the one that recovery is beginning.
     pub(super) renewals: VecDeque<Renewal>,
     pub(super) renewing: Option<Promise<Truncated>>,
@@ -128,6 +142,12 @@ impl Tenant {
             preparing: Preparing::Nothing,
             freeing: Freeing::Nothing,
             truncations: Vec::new(),
+            retaining: Retaining {
+                rules: tenancy.retention,
+                left: VecDeque::new(),
+                busy: false,
+                due: tenancy.retention.is_set(),
+            },
             renewals: VecDeque::new(),
             renewing: None,
             retry_wanted: false,
@@ -148,6 +168,7 @@ impl Tenant {
             || self.preparing == Preparing::One
             || matches!(self.freeing, Freeing::Busy { .. })
             || self.renewing.is_some()
+            || self.retaining.busy
     }
 
     /// Takes a segment's file into the disk's table.
@@ -213,14 +234,14 @@ impl Tenant {
             match next {
                 Next::Batch => {
                     let Some((shape, mut buffer)) = self.shared.stage.take() else { return Next::Wait(None) };
-                    self.enter_segment(&shape, disk);
+                    self.enter_segment(&shape, turn.now, disk);
                     pad(&shape, &mut buffer);
                     let ticket = self.journal.handle_batch(&shape, &mut buffer, turn.now);
                     self.fly(turn, ticket, &shape, buffer, disk, flights);
                 }
                 Next::Seal { close } => match self.take_seal() {
                     Some((shape, mut buffer)) => {
-                        self.enter_segment(&shape, disk);
+                        self.enter_segment(&shape, turn.now, disk);
                         pad(&shape, &mut buffer);
                         let ticket = self.journal.handle_seal(&shape, close, &mut buffer, turn.now);
                         self.fly(turn, ticket, &shape, buffer, disk, flights);
@@ -288,10 +309,15 @@ impl Tenant {
     }
 
     /// The first batch in a segment: readers learn of it before anything in it can be durable.
-    fn enter_segment(&mut self, shape: &Shape, disk: &mut dyn Disk) {
+    fn enter_segment(&mut self, shape: &Shape, now: Duration, disk: &mut dyn Disk) {
         let entered = PathSegment { id: shape.place.segment, first: shape.first, link: self.journal.link() };
+        let before = self.shared.index.last_id();
         if self.shared.index.enter(entered) {
             self.shared.stats.count_rotation();
+            if self.retaining.rules.is_set() {
+                self.retaining.left.push_back((before, now));
+                self.retaining.due = true;
+            }
             self.let_go(disk);
         }
     }
@@ -401,6 +427,42 @@ impl Tenant {
             return self.answer_truncations(first, &Ok(()));
         }
         self.freeing = Freeing::Marked { first, ticket: self.journal.handle_trim(first) };
+    }
+
+    /// Has the helper find out what need not be kept, after the log went on to another segment.
+    pub(super) fn request_retention(
+        &mut self,
+        tenant: usize,
+        now: Duration,
+        workshop: &dyn Workshop,
+        inbox: &Arc<Inbox>,
+    ) {
+        let Retaining { rules, left, busy, due } = &mut self.retaining;
+        if *busy || !*due || self.poisoned || self.renewing.is_some() {
+            return;
+        }
+        (*busy, *due) = (true, false);
+        let path = self.shared.index.path();
+        let current = path.last().map(|segment| segment.id);
+        // Those that were left before the log was opened count from then.
+        let since =
+            |id: SegmentId| left.iter().find(|(segment, _)| *segment == id).map_or(Duration::ZERO, |(_, at)| *at);
+        let ago = |id| (Some(id) != current).then(|| now.saturating_sub(since(id)));
+        let path = path.into_iter().map(|segment| (segment, ago(segment.id))).collect();
+        let work = Work::Retain { rules: *rules, path };
+        workshop.request(Job { tenant, shared: self.shared.clone(), work, inbox: inbox.clone() });
+    }
+
+    pub(super) fn handle_retained(&mut self, first: Option<Lsn>) {
+        self.retaining.busy = false;
+        if let Some(first) = first.filter(|first| *first > self.shared.index.first()) {
+            // Nobody waits for it.
+            let (promise, _) = errand();
+            self.handle_truncate_before(first, promise);
+            while self.retaining.left.front().is_some_and(|(id, _)| *id < self.shared.index.first_id()) {
+                self.retaining.left.pop_front();
+            }
+        }
     }
 
     /// Says again what a batch is to say that there was no place for, or that ended with its epoch.
