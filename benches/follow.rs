@@ -29,34 +29,32 @@ const BEHIND: u64 = 96 << 10;
 const O_DIRECT: i32 = if cfg!(target_arch = "aarch64") { 0x1_0000 } else { 0x4000 };
 
 fn main() -> Result<(), Failure> {
-    // Under `cargo test --benches` there is nothing to measure.
-    if std::env::args().any(|arg| arg == "--test") {
-        return Ok(());
-    }
-    let rounds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(5);
+    // Under `cargo test` one short round shows that it works.
+    let measures = std::env::args().any(|arg| arg == "--bench");
+    let rounds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(if measures { 5 } else { 1 });
     let base = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("follow-{}", std::process::id()));
     fs::create_dir_all(&base)?;
-    let done = measure(&base, rounds);
+    let done = measure(&base, rounds, if measures { MEASURED } else { MEASURED / 15 });
     fs::remove_dir_all(&base)?;
     done
 }
 
-fn measure(base: &Path, rounds: usize) -> Result<(), Failure> {
+fn measure(base: &Path, rounds: usize, time: Duration) -> Result<(), Failure> {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let behind = base.join("behind");
-    build(&runtime, &behind)?;
+    build(&runtime, &behind, if time < MEASURED { BEHIND / 15 } else { BEHIND })?;
     let (mut lags, mut floors, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let (mut tails, mut reads, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     let (mut alone, mut followed, mut costs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        floors.push(floor(&base.join("floor"))?);
-        lags.push(lag(&base.join("lag"))?);
+        floors.push(floor(&base.join("floor"), time)?);
+        lags.push(lag(&base.join("lag"), time)?);
         ratios.push(lags[lags.len() - 1] / floors[floors.len() - 1]);
         reads.push(read_directly(&behind)?);
         tails.push(catch_up(&runtime, &behind)?);
         shares.push(tails[tails.len() - 1] / reads[reads.len() - 1]);
-        alone.push(throughput(&runtime, &base.join("alone"), 0)?);
-        followed.push(throughput(&runtime, &base.join("followed"), TAILS)?);
+        alone.push(throughput(&runtime, &base.join("alone"), 0, time)?);
+        followed.push(throughput(&runtime, &base.join("followed"), TAILS, time)?);
         costs.push(followed[followed.len() - 1] / alone[alone.len() - 1]);
     }
     say("a tail's lag behind the appender, p50 us", &lags)?;
@@ -77,9 +75,9 @@ fn say(what: &str, values: &[f64]) -> Result<(), Failure> {
 }
 
 /// The median of one durable overwrite, in microseconds, sitting where it fares best.
-fn floor(dir: &Path) -> Result<f64, Failure> {
+fn floor(dir: &Path, time: Duration) -> Result<f64, Failure> {
     fs::create_dir_all(dir)?;
-    let limit = Limit::Time { warm_up: Duration::from_millis(200), measured: MEASURED };
+    let limit = Limit::Time { warm_up: Duration::from_millis(200), measured: time };
     let mut load = Load::new(1, Arc::new([Box::from(RECORD)]), limit);
     load.core = ringwal::LocalLog::disk_core(dir);
     let engine = find("floor").into_iter().next().ok_or("no floor")?;
@@ -89,7 +87,7 @@ fn floor(dir: &Path) -> Result<f64, Failure> {
 }
 
 /// How long after an append resolved a tail in another thread shows its record, in microseconds; 0 if it was first.
-fn lag(dir: &Path) -> Result<f64, Failure> {
+fn lag(dir: &Path, time: Duration) -> Result<f64, Failure> {
     let log = Log::open(dir, Options::default()).wait()?;
     let begun = Instant::now();
     let stop = AtomicBool::new(false);
@@ -111,23 +109,23 @@ fn lag(dir: &Path) -> Result<f64, Failure> {
             }
             Ok(())
         });
-        thread::sleep(MEASURED);
+        thread::sleep(time);
         stop.store(true, Ordering::Relaxed);
         appending.join().map_err(|_| "the appender panicked")??;
         log.close().wait()?;
         tailing.join().map_err(|_| "the tail panicked")?
     })?;
     fs::remove_dir_all(dir)?;
-    let lags = seen.iter().zip(&done).skip(100).map(|(seen, done)| seen.saturating_sub(*done).as_secs_f64() * 1e6);
+    let lags = seen.iter().zip(&done).skip(20).map(|(seen, done)| seen.saturating_sub(*done).as_secs_f64() * 1e6);
     Ok(Spread::of(lags).median)
 }
 
 /// A closed log for who catches up.
-fn build(runtime: &Runtime, dir: &Path) -> Result<(), Failure> {
+fn build(runtime: &Runtime, dir: &Path, records: u64) -> Result<(), Failure> {
     runtime.block_on(async {
         let log = Log::open(dir, Options::default()).await?;
         let group = vec![[b'c'; 4084]; 64];
-        for _ in 0..BEHIND / 64 {
+        for _ in 0..records / 64 {
             log.append_batch(&group).await?;
         }
         log.close().await?;
@@ -175,7 +173,7 @@ fn read_directly(dir: &Path) -> Result<f64, Failure> {
 }
 
 /// Appends a second of 256 tasks, with so many tails at the live end, each of which looks at every record.
-fn throughput(runtime: &Runtime, dir: &Path, tails: usize) -> Result<f64, Failure> {
+fn throughput(runtime: &Runtime, dir: &Path, tails: usize, time: Duration) -> Result<f64, Failure> {
     let per_s = runtime.block_on(async {
         let log = Log::open(dir, Options::default()).await?;
         let (stop, appended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -206,7 +204,7 @@ fn throughput(runtime: &Runtime, dir: &Path, tails: usize) -> Result<f64, Failur
             .collect();
         tokio::time::sleep(Duration::from_millis(200)).await;
         let (begun, before) = (Instant::now(), appended.load(Ordering::Relaxed));
-        tokio::time::sleep(MEASURED).await;
+        tokio::time::sleep(time).await;
         let per_s = (appended.load(Ordering::Relaxed) - before) as f64 / begun.elapsed().as_secs_f64();
         stop.store(true, Ordering::Relaxed);
         for caller in callers {

@@ -106,7 +106,7 @@ pub fn run(bench: &mut Bench) -> Result<(), Failure> {
     let best = (0..finalists.len()).max_by(|a, b| middle(*a).total_cmp(&middle(*b))).unwrap_or(0);
     let command = finalists[best].arguments(Path::new("FILE"), bench.seconds).join(" ");
     let fresh = own().into_iter().map(|name| (name.to_owned(), Goal::AtLeast(0.9)));
-    // No public call truncates a log yet: its steady state is beside the table.
+    // Only an application that truncates has a log in this state: it is beside the table.
     let steady = own().into_iter().map(|name| (format!("{name} using its segments again"), Goal::None));
     for (index, (name, goal)) in fresh.chain(steady).enumerate() {
         let values: Vec<f64> = ours.iter().zip(&fio).map(|(ours, fio)| ours[index] / fio[best]).collect();
