@@ -34,7 +34,7 @@
 //! | `journal` | DECISIONS, without I/O: when a batch leaves, where it goes, what is durable, the recovery table |
 //! | `disk` | THE WORLD: the only system calls, the only `unsafe` |
 //! | `runtime` | THREADS AND WAKERS: staging, the loop, the futures |
-//! | `read` | recovery at open, records along the chain, readers beside a writer, `verify` |
+//! | `read` | recovery at open, records along the chain, tails, readers beside a writer, `verify` |
 //! | `ship` | a log followed by standbys: both ends of a connection, without a transport |
 //! | `log` | the public handle |
 //!
@@ -54,9 +54,10 @@
 //!   10 ms. The loss of all the newest files together cannot be seen either.
 //! - **P6 First failure is final.** The first failed write or flush poisons the log: every waiter and every later append
 //!   gets the cause. Re-opening recovers. A full disk is not poison.
-//! - **P7 Exposure never goes back.** What any reader was shown stays.
+//! - **P7 Exposure never goes back.** What any reader was shown stays, unless it is truncated.
 //! - **P8 Liveness.** Every future resolves; dropping one loses interest, nothing else.
-//! - **P9 Bounded.** Memory is bounded by [`Options::pending_bytes_max`].
+//! - **P9 Bounded.** Memory is bounded by [`Options::pending_bytes_max`], and [`Options::recent_bytes_max`] while somebody
+//!   follows; a tail that has fallen behind holds up to 4 MiB of what it reads, or two batches.
 //! - **P10 One writer.** A second one is refused at once and told who holds the log. Readers are welcome.
 //! - **P11 Hostile bytes.** No file makes the library panic, hang, or allocate from an unchecked length. Checksums find
 //!   accidents; they are not authentication.
