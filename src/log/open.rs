@@ -245,7 +245,7 @@ pub(crate) fn prior(facts: &DeviceFacts) -> Prior {
 }
 
 /// 64 random bits from the kernel.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     let mut bytes = [0; 8];
     match std::fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes)) {

@@ -10,6 +10,8 @@ mod ahead;
 pub(crate) mod assess;
 pub(crate) mod cursor;
 mod fetch;
+#[cfg(feature = "ship")]
+pub(crate) mod follow;
 pub(crate) mod opener;
 pub(crate) mod reader;
 pub(crate) mod recover;

@@ -113,7 +113,7 @@ impl Reader {
 }
 
 /// Surveys and judges; beside a live writer what looks damaged is looked at again.
-fn judge(dir: &RealDirectory, depth: Depth) -> Result<(Assessment, Option<Option<u32>>), OpenError> {
+pub(super) fn judge(dir: &RealDirectory, depth: Depth) -> Result<(Assessment, Option<Option<u32>>), OpenError> {
     let mut tries = 0;
     loop {
         let writer = dir.holder()?;
