@@ -108,6 +108,14 @@ pub use error::{
 };
 #[cfg(feature = "tokio")]
 pub use log::Drive;
+#[cfg(feature = "ship")]
+pub use log::primary::{Follower, Primary, PrimaryError, WaitReplicated};
+#[cfg(feature = "ship")]
+pub use log::shipper::Shipper;
+#[cfg(feature = "ship")]
+pub use log::standby::{Progress, PromoteError, Standby};
+#[cfg(feature = "tls")]
+pub use log::tls::{Tls, TlsError};
 pub use log::{Close, LocalLog, LocalOpen, Log, Open, Runtime, RuntimeBuilder};
 pub use lsn::{Epoch, LogId, Lsn, SegmentId};
 pub use method::Method;
@@ -120,6 +128,8 @@ pub use read::tail::Tail;
 pub use runtime::append::{Append, AppendBatch, Pending, Reserve, Slot, WaitDurable};
 pub use runtime::registered::Cursor;
 pub use runtime::truncate::{TruncateAfter, TruncateBefore};
+#[cfg(feature = "ship")]
+pub use ship::ShipError;
 pub use stats::Stats;
 
 /// The README's example compiles.

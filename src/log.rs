@@ -3,6 +3,18 @@
 mod host;
 mod local;
 mod open;
+#[cfg(feature = "ship")]
+pub(crate) mod primary;
+#[cfg(feature = "ship")]
+mod serve;
+#[cfg(feature = "ship")]
+mod session;
+#[cfg(feature = "ship")]
+pub(crate) mod shipper;
+#[cfg(feature = "ship")]
+pub(crate) mod standby;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 use std::fmt;
 use std::future::Future;

@@ -324,6 +324,26 @@ impl Options {
         self
     }
 
+    /// The limits where the directory is not known yet.
+    #[cfg(feature = "ship")]
+    pub(crate) fn blank_limits(&self) -> Result<Limits, OptionsError> {
+        self.limits(self.block_bytes.unwrap_or(4096))
+    }
+
+    /// For a log that follows one of these options: it takes each batch of that as one group, and such a batch may be longer
+    /// than the longest group there, since others join it.
+    #[cfg(feature = "ship")]
+    pub(crate) fn following(mut self) -> Result<Self, OptionsError> {
+        let limits = self.blank_limits()?;
+        let group = limits.batch_bytes_bound().min(format::record_bytes(1 << 30));
+        let batch = format::batch_bytes(group, limits.block_bytes);
+        let segment = 2 * batch as u64 + u64::from(RESERVED_BLOCKS + 1) * u64::from(limits.block_bytes);
+        self.record_bytes_max = Some(group - format::RECORD_HEADER_BYTES);
+        self.segment_bytes = self.segment_bytes.max(segment);
+        self.pending_bytes_max = self.pending_bytes_max.max(2 * batch);
+        Ok(self)
+    }
+
     pub(crate) fn volatile_allowed(&self) -> bool {
         self.allow_volatile
     }
@@ -469,6 +489,15 @@ impl Limits {
         format::record_bytes(self.record_bytes_max)
     }
 
+    /// The longest batch that the log makes, in bytes of records: it may fill its buffer, which is whole pages. A log whose
+    /// longest group is this long has the same bound: who follows can be followed in turn.
+    #[cfg(feature = "ship")]
+    pub(crate) fn batch_bytes_bound(&self) -> usize {
+        const PAGE_BYTES: usize = 4096;
+        let batch = format::batch_bytes(self.group_bytes_max(), self.block_bytes);
+        batch.max(self.batch_bytes).next_multiple_of(PAGE_BYTES) - format::BATCH_HEADER_BYTES
+    }
+
     /// How many of the largest batches a short segment holds: as many as recovery copies at most, and one more.
     pub(crate) fn shares(&self) -> u32 {
         u32::try_from(self.flight_max).unwrap_or(u32::MAX).saturating_add(1)
@@ -498,6 +527,22 @@ mod tests {
         let batch = format::batch_bytes(format::record_bytes(limits.record_bytes_max), 4096);
         assert!(batch * 2 + 5 * 4096 <= 64 << 10);
         assert_eq!(small.record_bytes_max(1 << 20).limits(4096).unwrap_err().option, "record_bytes_max");
+    }
+
+    #[cfg(feature = "ship")]
+    #[test]
+    fn who_follows_takes_the_longest_batch_of_the_same_options() {
+        for options in [
+            Options::default(),
+            Options::default().segment_bytes(64 << 10),
+            Options::default().segment_bytes(1 << 20).batch_bytes_max(4096),
+            Options::default().segment_bytes(4 << 30).record_bytes_max(256 << 20).pending_bytes_max(1 << 30),
+        ] {
+            let bound = options.limits(4096).unwrap().batch_bytes_bound();
+            let limits = options.following().unwrap().limits(4096).unwrap();
+            assert!(limits.group_bytes_max() >= bound, "{} < {bound}", limits.group_bytes_max());
+            assert_eq!(limits.batch_bytes_bound(), bound, "a promoted one is followed by its peers");
+        }
     }
 
     #[test]

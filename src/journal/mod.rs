@@ -314,6 +314,7 @@ impl Journal {
     }
 
     /// Records that are appended from now on are of this term, whichever the log has seen.
+    #[cfg(feature = "ship")]
     pub(crate) fn set_records_term(&mut self, term: u64) {
         self.records_term = term.min(self.chain.term);
     }

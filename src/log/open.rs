@@ -220,13 +220,13 @@ pub(crate) fn renewed(
     limits: &Limits,
     last: Option<Lsn>,
     outside: &mut Surroundings,
-) -> Result<Renewed, Cause> {
+) -> Result<Box<Renewed>, Cause> {
     let opened = recover::open(dir, limits, outside, Truncation { before: None, after: last });
     let opened = opened.map_err(|error| match error {
         OpenError::Io(failure) => Cause::Io(failure),
         error => Cause::NoEpoch(error.to_string().into()),
     })?;
-    Ok(Renewed {
+    Ok(Box::new(Renewed {
         batcher: Batcher::new(opened.placement, opened.last.next(), limits.batch_bytes),
         chain: opened.chain,
         files: opened.files.into_iter().map(|(id, segment)| (id, segment.file)).collect(),
@@ -235,7 +235,7 @@ pub(crate) fn renewed(
         last: opened.last,
         next_segment: opened.next_segment,
         spares: opened.spares,
-    })
+    }))
 }
 
 /// What a device says of itself, as far as it can be found out.
@@ -245,7 +245,7 @@ pub(crate) fn prior(facts: &DeviceFacts) -> Prior {
 }
 
 /// 64 random bits from the kernel.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     let mut bytes = [0; 8];
     match std::fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes)) {

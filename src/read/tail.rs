@@ -57,6 +57,7 @@ impl Tail {
     }
 
     /// The next record, as from [`Stream::poll_next`]; none when the log was closed.
+    #[expect(clippy::should_implement_trait, reason = "what `StreamExt` would name so")]
     pub fn next(&mut self) -> impl Future<Output = Option<Result<Record, ReadError>>> + Send + '_ {
         std::future::poll_fn(|cx| self.poll_record(cx))
     }

@@ -181,6 +181,7 @@ impl Driver {
                         tenant.handle_renew(renewal);
                     }
                 }
+                #[cfg(feature = "ship")]
                 Command::RecordsTerm { shared, term, promise } => {
                     if let Some(tenant) = self.tenant_of(&shared) {
                         tenant.journal.set_records_term(term);

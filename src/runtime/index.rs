@@ -64,6 +64,11 @@ impl Index {
         path.first().map(|segment| segment.id).filter(|_| gone > 0)
     }
 
+    /// All of them.
+    pub(crate) fn path(&self) -> Vec<PathSegment> {
+        self.path.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The oldest segment.
     pub(crate) fn first_id(&self) -> SegmentId {
         let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
@@ -86,10 +91,5 @@ impl Index {
     pub(crate) fn behind(&self, id: SegmentId) -> Option<PathSegment> {
         let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
         path.get(path.partition_point(|segment| segment.id <= id)).copied()
-    }
-
-    /// All of them.
-    pub(crate) fn path(&self) -> Vec<PathSegment> {
-        self.path.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -145,6 +145,7 @@ pub(crate) enum Command {
         renewal: Renewal,
     },
     /// Records that are staged from now on are of this term: asked by the only appender, which has nothing on its way.
+    #[cfg(feature = "ship")]
     RecordsTerm {
         shared: Arc<Shared>,
         term: u64,
@@ -152,7 +153,7 @@ pub(crate) enum Command {
     },
     Renewed {
         tenant: usize,
-        renewed: Result<Renewed, Cause>,
+        renewed: Result<Box<Renewed>, Cause>,
     },
     /// Records below this one need not be kept, by the rules of retention.
     Retained {

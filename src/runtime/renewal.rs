@@ -17,7 +17,7 @@ use crate::journal::{Batcher, Chain, PathSegment};
 use crate::lsn::{Lsn, SegmentId};
 
 /// Recovers the directory, which is sealed and at rest, into a new epoch. Blocks on I/O.
-pub(crate) type Reopen = Box<dyn FnOnce(&dyn Directory) -> Result<Renewed, Cause> + Send>;
+pub(crate) type Reopen = Box<dyn FnOnce(&dyn Directory) -> Result<Box<Renewed>, Cause> + Send>;
 
 /// What an epoch begins with.
 #[derive(Debug)]
@@ -105,12 +105,12 @@ impl Tenant {
 
     pub(super) fn handle_renewed(
         &mut self,
-        renewed: Result<Renewed, Cause>,
+        renewed: Result<Box<Renewed>, Cause>,
         disk: &mut dyn Disk,
         woken: &mut Vec<Waker>,
     ) {
         let Some(promise) = self.renewing.take() else { return };
-        match renewed.and_then(|renewed| self.enter_epoch(renewed, disk, woken)) {
+        match renewed.and_then(|renewed| self.enter_epoch(*renewed, disk, woken)) {
             Ok(last) => promise.keep(Ok(last)),
             // Dropped, the promise tells of the log's end.
             Err(cause) => self.poison(cause, woken),

@@ -19,6 +19,11 @@ pub enum ShipError {
     },
     /// The other side said goodbye, or we did.
     Closed,
+    /// The connection broke: said by this side alone.
+    Connection {
+        /// How.
+        what: String,
+    },
     /// The logs hold different records.
     Diverged {
         /// Our last durable record.
@@ -75,6 +80,11 @@ pub enum ShipError {
         /// The bound in bytes.
         max: u64,
     },
+    /// The log on this side failed or is closed: said by this side alone.
+    Log {
+        /// How.
+        what: String,
+    },
     /// The source sent records that are not durable with it (promise P7).
     NotDurable {
         /// Its last durable record.
@@ -110,6 +120,11 @@ pub enum ShipError {
         /// The standby's last.
         last: Lsn,
     },
+    /// The two sides do not trust one another's certificates, or one of them speaks no TLS: said by this side alone.
+    Untrusted {
+        /// What TLS says.
+        what: String,
+    },
     /// The other side refused for a reason that this version does not know.
     Unknown {
         /// The reason's number.
@@ -138,6 +153,7 @@ impl ShipError {
         matches!(
             self,
             Self::Closed
+                | Self::Connection { .. }
                 | Self::Garbage { .. }
                 | Self::FrameTooLarge { .. }
                 | Self::ReplayedSession
@@ -151,7 +167,8 @@ impl ShipError {
         let of = |code, numbers| Refusal { code, numbers, ids: none };
         match *self {
             Self::Ahead { ours, theirs } => of(1, [ours.get(), theirs.get(), 0]),
-            Self::Closed => of(2, [0; 3]),
+            // Why is nothing that the other side could act upon.
+            Self::Closed | Self::Connection { .. } | Self::Log { .. } | Self::Untrusted { .. } => of(2, [0; 3]),
             Self::Diverged { ours, theirs, at } => of(3, [ours.get(), theirs.get(), at.get()]),
             Self::Duplicate { expected, found } => of(4, [expected.get(), found.get(), 0]),
             Self::Fenced { ours, theirs } => of(5, [ours, theirs, 0]),
@@ -211,6 +228,7 @@ impl fmt::Display for ShipError {
                  the standby cannot follow: truncate it behind the source's, or make it anew"
             ),
             Self::Closed => f.write_str("the connection was closed in order"),
+            Self::Connection { what } => write!(f, "the connection broke: {what}; {AGAIN}"),
             Self::Diverged { ours, theirs, at } => write!(
                 f,
                 "the logs part at LSN {at} or before (ours ends at {ours}, theirs at {theirs}); \
@@ -238,6 +256,7 @@ impl fmt::Display for ShipError {
                 f,
                 "a batch of {len} bytes is over the standby's bound of {max}; raise record_bytes_max of the standby"
             ),
+            Self::Log { what } => f.write_str(what),
             Self::NotDurable { durable, found } => {
                 write!(f, "LSN {found} was sent though only {durable} is durable; report this: it is a bug")
             }
@@ -253,6 +272,9 @@ impl fmt::Display for ShipError {
                 f,
                 "the source's log begins at LSN {first} and the standby's ends at {last}; make the standby anew"
             ),
+            Self::Untrusted { what } => {
+                write!(f, "TLS: {what}; give both sides certificates of the same authority, for the right names")
+            }
             Self::Unknown { code } => write!(f, "refused for reason {code}, which is new; use a newer ringwal"),
             Self::Version { ours, theirs } if ours < theirs => {
                 write!(f, "they speak version {theirs}, we only {ours}; use a newer ringwal here")

@@ -125,7 +125,10 @@ pub struct Standing {
 
 impl Standing {
     /// How a log stands at `lsn`, if `held` is the batch of it that holds this record.
-    #[cfg_attr(not(any(test, feature = "sim")), expect(dead_code, reason = "no transport drives a source yet"))]
+    #[cfg_attr(
+        not(any(test, feature = "sim", feature = "ship")),
+        expect(dead_code, reason = "for who drives a source")
+    )]
     pub(crate) fn of(held: &HeldBatch, lsn: Lsn) -> Option<Self> {
         let (found, payload) = held.records_from(lsn).next()?;
         (found == lsn).then(|| Self { term: held.header.term, crc: payload_crc(&payload) })
@@ -156,7 +159,10 @@ pub struct Batch {
 
 impl Batch {
     /// The records of `held` from `from` on, without a copy; none if there are none.
-    #[cfg_attr(not(any(test, feature = "sim")), expect(dead_code, reason = "no transport drives a source yet"))]
+    #[cfg_attr(
+        not(any(test, feature = "sim", feature = "ship")),
+        expect(dead_code, reason = "for who drives a source")
+    )]
     pub(crate) fn new(held: &HeldBatch, from: Lsn) -> Option<Self> {
         let records = held.records_from(from);
         let first = records.next_lsn()?;

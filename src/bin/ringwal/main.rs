@@ -10,7 +10,10 @@ mod dump;
 mod failure;
 mod output;
 mod progress;
+mod receive;
+mod ship;
 mod signals;
+mod transport;
 mod verify;
 mod wait;
 
@@ -39,6 +42,8 @@ enum Command {
     Dump(dump::Args),
     Bench(bench::Args),
     Diskcheck(diskcheck::Args),
+    Receive(receive::Args),
+    Ship(ship::Args),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
         Command::Dump(args) => dump::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Diskcheck(args) => diskcheck::run(args),
+        Command::Receive(args) => receive::run(args),
+        Command::Ship(args) => ship::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

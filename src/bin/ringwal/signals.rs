@@ -43,6 +43,19 @@ impl Interrupt {
         self.told.load(Ordering::SeqCst)
     }
 
+    /// A future that is ready once a signal came. Needs a tokio runtime with I/O.
+    pub(crate) fn wait(&self) -> io::Result<impl Future<Output = ()> + use<>> {
+        let wake = self.wake.try_clone()?;
+        wake.set_nonblocking(true)?;
+        let wake = tokio::net::UnixStream::from_std(wake)?;
+        Ok(async move {
+            // Should it fail, the second signal still ends the process.
+            if wake.readable().await.is_err() {
+                std::future::pending().await
+            }
+        })
+    }
+
     /// The flag that a signal sets.
     pub(crate) fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.told)
