@@ -388,6 +388,8 @@ pub enum TruncateError {
         /// The first record that the log holds.
         first: Lsn,
     },
+    /// There is no room on the disk to say so durably: it is said with the next batch that finds room. Ask again then.
+    NoSpace(IoFailure),
     /// The truncation is durable, but files could not be freed: the next truncation or opening frees them.
     Io(IoFailure),
     /// The log was poisoned, before or meanwhile.
@@ -401,6 +403,7 @@ impl fmt::Display for TruncateError {
         match self {
             Self::Beyond { durable } => write!(f, "only records up to LSN {durable} are durable; truncate within them"),
             Self::Below { first } => write!(f, "the log begins at LSN {first}; keep at least that record"),
+            Self::NoSpace(failure) => write!(f, "not truncated yet, there is no room to say so: {failure}"),
             Self::Io(failure) => write!(f, "truncated, but files stay until the next truncation or opening: {failure}"),
             Self::Poisoned(cause) => write!(f, "the log failed: {cause}; open it again"),
             Self::Closed => f.write_str("the log is closed; open it again"),

@@ -192,7 +192,7 @@ impl Log {
         self.handle.shared.index.first()
     }
 
-    /// Everything up to here is durable. Never goes back (promise P7).
+    /// Everything up to here is durable. Only [`Log::truncate_after`] takes it back (promise P7).
     #[must_use]
     pub fn durable_lsn(&self) -> Lsn {
         self.handle.shared.durable.lsn()
@@ -223,7 +223,7 @@ impl Log {
     /// # Cancel safety
     /// Dropping it loses interest, nothing else.
     pub fn sync(&self) -> WaitDurable<'_> {
-        WaitDurable::new(&self.handle.shared, self.appended_lsn())
+        WaitDurable::staged(&self.handle.shared)
     }
 
     /// The durable records of `range`, clipped to `durable_lsn` as it is now. Blocks on I/O: off an async runtime's

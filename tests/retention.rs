@@ -98,6 +98,39 @@ fn what_every_cursor_is_done_with_goes() {
 }
 
 #[test]
+fn age_counts_from_the_opening_whatever_the_age_of_the_runtime() {
+    let scratch = Scratch::new("retention-runtime");
+    let dir = scratch.join("log");
+    let runtime = ringwal::Runtime::builder().build().unwrap();
+    let log = open(&dir, options());
+    (0..6).for_each(|_| fill(&log));
+    log.close().wait().unwrap();
+    std::thread::sleep(Duration::from_millis(1200));
+    let aged = options().retain_age(Duration::from_millis(1100));
+    let log = Log::open_on(&runtime, &dir, aged).wait().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(log.first_lsn(), Lsn::FIRST, "the log was opened a moment ago");
+    std::thread::sleep(Duration::from_millis(1100));
+    (0..2).for_each(|_| fill(&log));
+    until("nothing went", || log.first_lsn() > Lsn::FIRST);
+    log.close().wait().unwrap();
+}
+
+#[test]
+fn a_log_that_is_cut_back_takes_its_cursors_along() {
+    let scratch = Scratch::new("retention-cut");
+    let log = open(&scratch.join("log"), options());
+    fill(&log);
+    let mut cursor = log.cursor("reader").unwrap();
+    cursor.save(Lsn::new(12)).unwrap();
+    log.truncate_after(Lsn::new(5)).wait().unwrap();
+    assert_eq!(log.cursors().unwrap(), [("reader".to_owned(), Lsn::new(5))]);
+    cursor.save(Lsn::new(3)).unwrap();
+    assert_eq!(log.cursor("reader").unwrap().lsn(), Lsn::new(3));
+    log.close().wait().unwrap();
+}
+
+#[test]
 fn old_segments_go() {
     let scratch = Scratch::new("retention-age");
     let dir = scratch.join("log");

@@ -49,6 +49,7 @@ either_way!(
     reading_finds_its_place_in_a_long_segment,
     truncating_after_takes_back_for_good_and_the_log_goes_on,
     appends_that_meet_a_new_epoch_wait_and_go_on,
+    who_reads_while_the_log_is_cut_back_is_told_and_never_mixes_branches,
 );
 
 /// What record `lsn` holds: of very different lengths.
@@ -360,6 +361,46 @@ fn appends_that_meet_a_new_epoch_wait_and_go_on(driven: Driven) {
     assert_eq!(log.read(..).unwrap().count() as u64, last.get());
     log.close().wait().unwrap();
     assert_eq!(ringwal::verify(&dir).unwrap().last, last);
+}
+
+fn who_reads_while_the_log_is_cut_back_is_told_and_never_mixes_branches(driven: Driven) {
+    let scratch = Scratch::new("tail-branches");
+    let dir = scratch.join("log");
+    let log = open(driven, &dir, options());
+    append(&log, 1..=2000);
+    let mut begun = log.read(..).unwrap();
+    for lsn in 1..=100 {
+        assert_eq!(begun.next().unwrap().unwrap().lsn, Lsn::new(lsn));
+    }
+    let fresh = log.read(..).unwrap();
+    let mut waiting = log.tail(Lsn::new(2100));
+    let waker = Waker::noop();
+    assert!(pin!(waiting.next()).poll(&mut Context::from_waker(waker)).is_pending());
+    let mut follow = ringwal::Follow::open(&dir, Lsn::new(1990)).unwrap();
+    while follow.next_lsn() <= Lsn::new(1999) {
+        shown(&mut follow).unwrap();
+    }
+    // Grown beyond where it was, and cut back again, before anybody looks.
+    let sync = log.sync();
+    assert_eq!(log.truncate_after(Lsn::new(500)).wait(), Ok(Lsn::new(500)));
+    assert!(sync.wait().is_ok(), "what was appended before was durable");
+    append(&log, 501..=2500);
+    assert_eq!(log.truncate_after(Lsn::new(2400)).wait(), Ok(Lsn::new(2400)));
+    for mut records in [begun, fresh] {
+        let last = records.by_ref().map_while(Result::ok).map(|record| record.lsn).last();
+        assert!(last.is_none_or(|last| last <= Lsn::new(500)), "{last:?} of what was taken back");
+    }
+    let told = loop {
+        match shown(&mut follow) {
+            Ok(record) => assert!(record.lsn <= Lsn::new(2000)),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(told, ReadError::CutBack { last } if last == Lsn::new(500)), "{told}");
+    assert!(follow.refresh().is_err() && follow.next_ready().is_err(), "that is final");
+    // It was shown nothing: it goes on waiting for what it asked for.
+    expect(&log, &mut waiting, 2100..=2400);
+    log.close().wait().unwrap();
 }
 
 /// The next record that another process would be shown, waiting for it.

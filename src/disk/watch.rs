@@ -5,7 +5,7 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -33,8 +33,15 @@ impl Watch {
         Self(inotify.ok().filter(|inotify| inotify.add_watch(dir, events).is_ok()))
     }
 
-    /// Sleeps until something happened since the last wait, or `timeout` passes; it may also return early.
-    pub(crate) fn wait(&self, timeout: Duration) {
+    /// Sleeps until something happened since the last wait, or `timeout` passes; it may also return early. Returns how long
+    /// that took.
+    pub(crate) fn wait(&self, timeout: Duration) -> Duration {
+        let begun = Instant::now();
+        self.sleep(timeout);
+        begun.elapsed()
+    }
+
+    fn sleep(&self, timeout: Duration) {
         let Some(inotify) = &self.0 else { return std::thread::sleep(timeout.min(BLIND_WAIT_MAX)) };
         let timeout = PollTimeout::try_from(timeout.min(WAIT_MAX)).unwrap_or(PollTimeout::ZERO);
         // Interrupted is early, too.
@@ -46,7 +53,6 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     #[test]
     fn a_write_ends_a_wait() {
@@ -54,9 +60,7 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let watch = Watch::new(&dir);
         std::fs::write(dir.join("file"), b"x").unwrap();
-        let begin = Instant::now();
-        watch.wait(Duration::from_secs(60));
-        let waited = begin.elapsed();
+        let waited = watch.wait(Duration::from_secs(60));
         assert!(waited < WAIT_MAX, "{waited:?}");
         std::fs::remove_dir_all(&dir).unwrap();
     }

@@ -22,12 +22,13 @@ use crate::journal::tuner::{Prior, Rules};
 use crate::journal::{Batcher, Journal};
 use crate::lsn::{Lsn, SegmentId};
 use crate::method::Method;
-use crate::options::{Limits, Options};
+use crate::options::{Limits, Options, RecoveryMode};
 use crate::read::recover::{self, Opened, RecoveryReport, Surroundings, Truncation};
 use crate::runtime::append::block_on;
 use crate::runtime::durable::Durable;
 use crate::runtime::index::Index;
 use crate::runtime::recent::Recent;
+use crate::runtime::registered;
 use crate::runtime::renewal::{Renewed, Reopen};
 use crate::runtime::stage::{Parts, Stage};
 use crate::runtime::sync::{Arc, AtomicU64, Mutex, lock};
@@ -211,7 +212,9 @@ fn surroundings() -> Surroundings {
 
 /// Another epoch for a log that is at rest, under at least this term; records above `last` go, if it is given.
 pub(super) fn reopen(limits: Limits, last: Option<Lsn>, term: u64) -> Reopen {
-    Box::new(move |dir| renewed(dir, &Limits { term, ..limits }, last, &mut surroundings()))
+    // The log is sealed: what stands behind is of other times, and no tail.
+    let limits = Limits { term, recovery_mode: RecoveryMode::TolerateTornTail, ..limits };
+    Box::new(move |dir| renewed(dir, &limits, last, &mut surroundings()))
 }
 
 /// Recovers a directory that is at rest into another epoch.
@@ -221,6 +224,9 @@ pub(crate) fn renewed(
     last: Option<Lsn>,
     outside: &mut Surroundings,
 ) -> Result<Box<Renewed>, Cause> {
+    if let Some(last) = last {
+        registered::lower(dir, last).map_err(|error| Cause::NoEpoch(error.to_string().into()))?;
+    }
     let opened = recover::open(dir, limits, outside, Truncation { before: None, after: last });
     let opened = opened.map_err(|error| match error {
         OpenError::Io(failure) => Cause::Io(failure),

@@ -98,6 +98,11 @@ impl Batches {
     /// The next batch that holds wanted records; none behind the last.
     pub(crate) fn advance(&mut self) -> Result<Option<HeldBatch>, ReadError> {
         while self.next <= self.last {
+            if let Some(last) = self.index.cut_since(self.cuts)
+                && self.next > last
+            {
+                return Err(ReadError::CutBack { last });
+            }
             let mut cursor = match self.place.take() {
                 Some(cursor) => cursor,
                 None => self.find()?,
@@ -122,11 +127,24 @@ impl Batches {
             if self.next > last {
                 self.place = Some(cursor);
             }
-            if batch.is_some() {
-                return Ok(batch);
+            if let Some(batch) = batch {
+                return self.uncut(batch).map(Some);
             }
         }
         Ok(None)
+    }
+
+    /// What of a batch was not taken back since the reading began. Looked at behind reading it: who takes back says so
+    /// before another record can stand there.
+    fn uncut(&mut self, batch: HeldBatch) -> Result<HeldBatch, ReadError> {
+        match self.index.cut_since(self.cuts) {
+            Some(last) if batch.first() > last => Err(ReadError::CutBack { last }),
+            Some(last) if batch.last > last => {
+                self.next = last.next();
+                Ok(batch.until(last))
+            }
+            _ => Ok(batch),
+        }
     }
 
     fn find(&mut self) -> Result<Cursor, ReadError> {

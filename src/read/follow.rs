@@ -54,6 +54,8 @@ pub struct Follow {
     batches: Option<Batches>,
     records: HeldRecords,
     next: Lsn,
+    /// What it was shown is gone.
+    ended: Option<ReadError>,
 }
 
 impl fmt::Debug for Follow {
@@ -86,6 +88,7 @@ impl Follow {
             batches: None,
             records: HeldRecords::default(),
             next: from,
+            ended: None,
         };
         follow.judge()?;
         if from == Lsn::ZERO {
@@ -130,15 +133,15 @@ impl Follow {
     /// [`ReadError::Truncated`] and [`ReadError::CutBack`] when the writer took away what comes next, or what was shown;
     /// damage, I/O.
     pub fn next(&mut self, timeout: Duration) -> Result<Option<Record>, ReadError> {
-        let mut left = Some(timeout);
+        let mut left = timeout;
         loop {
             if let Some(record) = self.next_ready()? {
                 return Ok(Some(record));
             }
-            match left.take() {
-                Some(timeout) => self.wait(timeout),
-                None => return Ok(None),
+            if left.is_zero() {
+                return Ok(None);
             }
+            left = left.saturating_sub(self.watch.wait(left).max(Duration::from_micros(1)));
             self.refresh()?;
         }
     }
@@ -151,6 +154,9 @@ impl Follow {
         loop {
             if let Some((lsn, payload)) = self.records.next() {
                 return Ok(Some(Record { lsn, payload }));
+            }
+            if let Some(ended) = &self.ended {
+                return Err(ended.clone());
             }
             let Some(batch) = self.batch(self.next)? else { return Ok(None) };
             self.records = batch.records_from(self.next);
@@ -184,14 +190,37 @@ impl Follow {
 
     /// What could not be read may have been truncated meanwhile.
     fn overtaken(&mut self, from: Lsn) -> Option<ReadError> {
-        self.judge().ok()?;
-        let first = self.first_lsn();
-        (from < first).then_some(ReadError::Truncated { first })
+        self.judge_again().err().or_else(|| {
+            let first = self.first_lsn();
+            (from < first).then_some(ReadError::Truncated { first })
+        })
+    }
+
+    /// Judges the directory anew, and whether it still holds what was shown. If not, that is final.
+    fn judge_again(&mut self) -> Result<(), ReadError> {
+        let before = self.end.as_ref().map(|(_, cur)| cur.header.epoch);
+        self.judge()?;
+        // An epoch that begins below what was shown has taken it back: recovery alone keeps whatever is claimed.
+        let mut last = self.claimed;
+        for segment in self.index.path() {
+            let Some(segment) = self.open_segment(segment.id)? else { continue };
+            if let Verdict::Valid(found) = self.window.header_at(&segment, 1, false)?
+                && found.header.cut
+                && before.is_some_and(|before| found.header.epoch > before)
+            {
+                last = last.min(found.header.first.prev());
+            }
+        }
+        if last < self.shown {
+            self.ended = Some(ReadError::CutBack { last });
+            return Err(ReadError::CutBack { last });
+        }
+        Ok(())
     }
 
     /// Sleeps until somebody writes in the directory, or `timeout` passes; it may also return early.
     pub fn wait(&self, timeout: Duration) {
-        self.watch.wait(timeout);
+        let _waited = self.watch.wait(timeout);
     }
 
     /// Looks again; whether it shows more than before. Blocks on I/O.
@@ -199,6 +228,9 @@ impl Follow {
     /// # Errors
     /// [`ReadError::CutBack`] if the log was cut back behind what was shown; damage, I/O.
     pub fn refresh(&mut self) -> Result<bool, ReadError> {
+        if let Some(ended) = &self.ended {
+            return Err(ended.clone());
+        }
         let before = self.claimed;
         while let Some((segment, cur)) = self.end.clone() {
             self.window.forget();
@@ -212,10 +244,7 @@ impl Follow {
                 },
             }
         }
-        self.judge().map_err(ReadError::from)?;
-        if self.claimed < self.shown {
-            return Err(ReadError::CutBack { last: self.claimed });
-        }
+        self.judge_again()?;
         Ok(self.claimed > before)
     }
 

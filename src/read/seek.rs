@@ -9,11 +9,15 @@ use super::segment::{Found, Segment};
 use super::stretch::header_in;
 use crate::disk::Buffer;
 use crate::error::IoFailure;
-use crate::format::Verdict;
+use crate::format::{Verdict, is_zero};
 use crate::lsn::Lsn;
 
 /// What is nearer than this is found by walking, in bytes: about what one read brings.
 const NEAR_BYTES: u64 = 64 << 10;
+
+/// How far a header is looked for: behind more than this there may be one, in a log of very large records, and the walk
+/// finds it.
+const PROBE_BYTES_MAX: usize = 4 << 20;
 
 /// How much is read at a time while a header is looked for, in bytes.
 const PROBE_BYTES: usize = 16 << 10;
@@ -51,15 +55,18 @@ struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    /// The first valid header that stands from `block` on, before `end`.
+    /// The first valid header that stands from `block` on, before `end`; none also if it seems to lead nowhere: the end is
+    /// a hint, and what is not written yet is long.
     fn first(&mut self, block: u32, end: u32) -> Result<Option<Found>, IoFailure> {
         let block_bytes = self.segment.header.block_bytes as usize;
+        let most = u32::try_from(PROBE_BYTES_MAX / block_bytes).unwrap_or(u32::MAX);
+        let end = end.min(block.saturating_add(most));
         let mut block = block;
         while block < end {
             let left = (end - block) as usize * block_bytes;
             let want = self.buffer.len().min(left) / block_bytes * block_bytes;
             let read = self.segment.file.read_at(&mut self.buffer[..want], self.segment.offset(block))?;
-            if read < block_bytes {
+            if read < block_bytes || is_zero(&self.buffer[..read]) {
                 return Ok(None);
             }
             for at in self.buffer[..read].chunks_exact(block_bytes) {

@@ -101,6 +101,8 @@ pub(crate) struct Feed {
     shared: Arc<Shared>,
     key: usize,
     next: Lsn,
+    /// The last record that was handed on.
+    shown: Lsn,
     reading: Reading,
 }
 
@@ -125,7 +127,7 @@ enum Reading {
 impl Feed {
     pub(crate) fn new(shared: Arc<Shared>, from: Lsn) -> Self {
         let key = shared.recent.follow(&shared.durable);
-        Self { shared, key, next: from.max(Lsn::FIRST), reading: Reading::Nothing }
+        Self { shared, key, next: from.max(Lsn::FIRST), shown: Lsn::ZERO, reading: Reading::Nothing }
     }
 
     /// The batch that holds the next record, and from which of its records on it is news. None: the log was closed.
@@ -139,11 +141,13 @@ impl Feed {
                     self.reading = waiting;
                     return Poll::Pending;
                 }
+                // What it was on its way to is gone, and nothing that it has shown.
+                Reading::Using { failure: Some(ReadError::CutBack { last }), .. } if self.shown <= last => {}
                 Reading::Using { failure: Some(failure), .. } => return Poll::Ready(Some(Err(failure))),
                 Reading::Using { .. } | Reading::Nothing => {}
             }
             let cuts = self.shared.index.cuts();
-            match self.shared.recent.poll(self.key, self.next, cx.waker()) {
+            match self.shared.recent.poll(self.key, self.next, self.shown, cx.waker()) {
                 Seen::Batch(batch) => return Poll::Ready(Some(Ok(self.pass(batch)))),
                 Seen::Nothing => return Poll::Pending,
                 Seen::Behind { to } => match self.begin(cuts, to) {
@@ -158,6 +162,7 @@ impl Feed {
     }
 
     fn pass(&mut self, batch: HeldBatch) -> (HeldBatch, Lsn) {
+        self.shown = batch.last;
         let from = std::mem::replace(&mut self.next, batch.last.next());
         (batch, from)
     }

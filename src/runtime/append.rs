@@ -336,12 +336,20 @@ impl Drop for Pending {
 pub struct WaitDurable<'a> {
     shared: &'a Shared,
     lsn: Lsn,
+    /// How often the log had been cut back when the record was staged, if it was.
+    cuts: Option<u64>,
     place: Place,
 }
 
 impl<'a> WaitDurable<'a> {
     pub(crate) fn new(shared: &'a Shared, lsn: Lsn) -> Self {
-        Self { shared, lsn, place: Place::default() }
+        Self { shared, lsn, cuts: None, place: Place::default() }
+    }
+
+    /// For everything that is staged.
+    pub(crate) fn staged(shared: &'a Shared) -> Self {
+        let Mark { lsn, cuts } = shared.stage.appended_mark();
+        Self { shared, lsn, cuts: Some(cuts), place: Place::default() }
     }
 
     /// Blocks the calling thread: for threads without a runtime.
@@ -357,10 +365,10 @@ impl Future for WaitDurable<'_> {
     type Output = Result<Lsn, AppendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { shared, lsn, place } = &mut *self;
+        let Self { shared, lsn, cuts, place } = &mut *self;
         shared
             .durable
-            .poll(*lsn, place, cx.waker())
+            .poll_since(*lsn, *cuts, place, cx.waker())
             .map(|result| result.map(|()| shared.durable.lsn()).map_err(AppendError::from))
     }
 }

@@ -109,7 +109,7 @@ impl Driver {
                 tenant.request_segment(key, now, &*self.workshop, &self.inbox);
                 tenant.request_freeing(key, &*self.workshop, &self.inbox);
                 tenant.request_retention(key, now, &*self.workshop, &self.inbox);
-                tenant.request_renewal(key, &*self.workshop, &self.inbox, &mut *self.disk);
+                tenant.request_renewal(key, &*self.workshop, &self.inbox, &mut *self.disk, &mut self.woken);
             }
             pause.wakeable |= tenant.journal.wake() != Wake::Never;
             pause.until = pause.until.into_iter().chain(tenant.retry_due()).min();
@@ -165,7 +165,7 @@ impl Driver {
         let mut commands = std::mem::take(&mut self.commands);
         for command in commands.drain(..) {
             match command {
-                Command::Host(tenancy) => self.host(tenancy),
+                Command::Host(tenancy) => self.host(tenancy, now),
                 Command::Prepared { tenant, header, file } => {
                     if let Some(tenant) = self.tenants.get_mut(tenant) {
                         tenant.handle_prepared(&header, file, now, &mut *self.disk, &mut self.woken);
@@ -213,9 +213,9 @@ impl Driver {
         self.tenants.iter_mut().map(|(_, tenant)| tenant).find(|tenant| Arc::ptr_eq(&tenant.shared, shared))
     }
 
-    fn host(&mut self, mut tenancy: Box<Tenancy>) {
+    fn host(&mut self, mut tenancy: Box<Tenancy>, now: Duration) {
         let (seat, told) = (tenancy.seat.take(), tenancy.told.clone());
-        let hosted = Tenant::host(*tenancy, &mut *self.disk).map(|tenant| {
+        let hosted = Tenant::host(*tenancy, now, &mut *self.disk).map(|tenant| {
             self.seat = seat;
             self.tenants.insert(tenant);
         });
@@ -244,13 +244,14 @@ impl Driver {
     /// The driver panicked, or nobody will step it any more: every future of every log gets to know. What is in flight
     /// ends before files and locks are let go.
     pub(crate) fn poison_all(mut self, cause: &Cause) {
-        self.inbox.refuse(&mut self.commands);
         let (mut shared, mut locks) = (Vec::new(), Vec::new());
         for (_, tenant) in &mut self.tenants {
             tenant.poison(cause.clone(), &mut self.woken);
             shared.push(tenant.shared.clone());
             locks.extend(tenant.lock.take());
         }
+        // Only now: whose command is refused asks how the log ended.
+        self.inbox.refuse(&mut self.commands);
         let mut woken = std::mem::take(&mut self.woken);
         wake_all(&mut woken);
         let in_doubt = self.disk.in_doubt();

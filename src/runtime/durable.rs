@@ -84,17 +84,25 @@ impl Durable {
     }
 
     /// Ready when `lsn` is durable, or with the log's end if that comes first.
+    #[cfg(test)]
     pub(crate) fn poll(&self, lsn: Lsn, place: &mut Place, waker: &Waker) -> Poll<Result<(), End>> {
         self.poll_since(lsn, None, place, waker)
     }
 
-    /// As [`Durable::poll`], for a record that was staged. It is ready also when the log was cut back since: before that it
+    /// As `poll`, for a record that was staged. It is ready also when the log was cut back since: before that it
     /// was durable.
     pub(crate) fn poll_mark(&self, mark: Mark, place: &mut Place, waker: &Waker) -> Poll<Result<(), End>> {
         self.poll_since(mark.lsn, Some(mark.cuts), place, waker)
     }
 
-    fn poll_since(&self, lsn: Lsn, cuts: Option<u64>, place: &mut Place, waker: &Waker) -> Poll<Result<(), End>> {
+    /// As [`Durable::poll_mark`], if it is known how often the log had been cut back.
+    pub(crate) fn poll_since(
+        &self,
+        lsn: Lsn,
+        cuts: Option<u64>,
+        place: &mut Place,
+        waker: &Waker,
+    ) -> Poll<Result<(), End>> {
         if lsn <= self.lsn() {
             return Poll::Ready(Ok(()));
         }

@@ -10,13 +10,14 @@ pub(crate) struct Index {
     path: RwLock<Vec<PathSegment>>,
     /// The first record that the log holds, or would hold: often in the middle of the first segment.
     first: AtomicU64,
-    /// How often the log was cut back, and where to the last time.
-    cuts: RwLock<(u64, Lsn)>,
+    /// Where to the log was cut back: how often it had been with that, and the last record that stayed. They rise: a deeper
+    /// cut stands for those before it.
+    cuts: RwLock<Vec<(u64, Lsn)>>,
 }
 
 impl Index {
     pub(crate) fn new(path: Vec<PathSegment>, first: Lsn) -> Self {
-        Self { path: RwLock::new(path), first: AtomicU64::new(first.get()), cuts: RwLock::new((0, Lsn::MAX)) }
+        Self { path: RwLock::new(path), first: AtomicU64::new(first.get()), cuts: RwLock::default() }
     }
 
     /// The first record that the log holds, or would hold.
@@ -24,25 +25,29 @@ impl Index {
         Lsn::new(self.first.load(Ordering::Acquire))
     }
 
-    /// The chain of another epoch, which holds `first..=last` and was cut back so often.
-    pub(crate) fn renew(&self, path: Vec<PathSegment>, first: Lsn, last: Lsn, cuts: u64) {
-        let mut marked = self.cuts.write().unwrap_or_else(PoisonError::into_inner);
-        if marked.0 != cuts {
-            *marked = (cuts, last);
-        }
+    /// The chain of another epoch.
+    pub(crate) fn renew(&self, path: Vec<PathSegment>, first: Lsn) {
         *self.path.write().unwrap_or_else(PoisonError::into_inner) = path;
         self.first.store(first.get(), Ordering::Release);
     }
 
-    /// How often the log was cut back, for who begins to read.
-    pub(crate) fn cuts(&self) -> u64 {
-        self.cuts.read().unwrap_or_else(PoisonError::into_inner).0
+    /// The log is being cut back to `last`, and was cut back so often with that.
+    pub(crate) fn cut_back(&self, last: Lsn, cuts: u64) {
+        let mut marks = self.cuts.write().unwrap_or_else(PoisonError::into_inner);
+        while marks.pop_if(|(_, before)| *before >= last).is_some() {}
+        marks.push((cuts, last));
     }
 
-    /// Where to the log was cut back last, if that was since it had been cut back so often.
+    /// How often the log was cut back, for who begins to read.
+    pub(crate) fn cuts(&self) -> u64 {
+        self.cuts.read().unwrap_or_else(PoisonError::into_inner).last().map_or(0, |(cuts, _)| *cuts)
+    }
+
+    /// The last record that stayed of those that there were when the log had been cut back so often.
     pub(crate) fn cut_since(&self, cuts: u64) -> Option<Lsn> {
-        let marked = *self.cuts.read().unwrap_or_else(PoisonError::into_inner);
-        (marked.0 != cuts).then_some(marked.1)
+        let marks = self.cuts.read().unwrap_or_else(PoisonError::into_inner);
+        // The earliest mark since is the deepest of them.
+        marks.get(marks.partition_point(|(count, _)| *count <= cuts)).map(|(_, last)| *last)
     }
 
     /// Adds the segment of the batch that is about to be written, unless it is the last one already. Returns whether it

@@ -86,20 +86,26 @@ impl Recent {
     /// Ends to follow.
     pub(crate) fn leave(&self, key: usize) {
         let mut inner = lock(&self.inner);
-        inner.followers.try_remove(key);
+        let gone = inner.followers.try_remove(key);
         if inner.followers.is_empty() {
             self.followed.store(false, Ordering::Relaxed);
             inner.clear();
         }
+        drop(inner);
+        // Outside the lock: its waker may hold the last handle on another follower.
+        drop(gone);
     }
 
-    /// What there is from `next` on, for the follower with this key; it is woken under `waker` if that is nothing.
-    pub(crate) fn poll(&self, key: usize, next: Lsn, waker: &Waker) -> Seen {
+    /// What there is from `next` on, for the follower with this key, which was `shown` records up to there; it is woken under
+    /// `waker` if that is nothing.
+    pub(crate) fn poll(&self, key: usize, next: Lsn, shown: Lsn, waker: &Waker) -> Seen {
+        // Dropped outside the lock, as above.
+        let _replaced;
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
         let Some(follower) = inner.followers.get_mut(key) else { return Seen::Nothing };
         if let Some(last) = follower.cut {
-            if next > last.next() {
+            if shown > last {
                 return Seen::CutBack { last };
             }
             follower.cut = None;
@@ -114,9 +120,8 @@ impl Recent {
         if let Some(end) = &inner.end {
             return Seen::Ended(end.clone());
         }
-        match &mut follower.waker {
-            Some(known) => known.clone_from(waker),
-            None => follower.waker = Some(waker.clone()),
+        if follower.waker.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+            _replaced = follower.waker.replace(waker.clone());
         }
         Seen::Nothing
     }

@@ -11,8 +11,8 @@ use crate::lsn::{LogId, Lsn};
 /// A named place in a log, durable: everything up to it is done with, what is behind it is still wanted. Automatic retention
 /// ([`Options::retain_bytes`](crate::Options::retain_bytes) and the like) frees nothing that a cursor still wants.
 ///
-/// It is its reader's alone: two readers under one name overwrite each other's place. It need not be in the writer's
-/// process. Its methods block on I/O.
+/// It is its reader's alone: two readers under one name overwrite each other's place. Its methods block on I/O. A log that
+/// is cut back ([`Log::truncate_after`](crate::Log::truncate_after)) takes cursors that stood above back with it.
 ///
 /// ```no_run
 /// # fn f(log: &ringwal::Log) -> Result<(), Box<dyn std::error::Error>> {
@@ -65,7 +65,9 @@ impl Cursor {
     /// # Errors
     /// I/O: the place is the old one or the new one then.
     pub fn save(&mut self, lsn: Lsn) -> Result<(), CursorError> {
-        let slot = CursorSlot { sequence: self.slot.sequence + 1, lsn, ..self.slot };
+        // A log that was cut back has written here, too.
+        let known = read(&*self.file, self.block_bytes, self.slot.log_id)?.map_or(0, |slot| slot.sequence);
+        let slot = CursorSlot { sequence: known.max(self.slot.sequence) + 1, lsn, ..self.slot };
         write(&*self.file, self.block_bytes, slot)?;
         self.slot = slot;
         Ok(())
@@ -95,15 +97,40 @@ pub(crate) fn all(dir: &dyn Directory, log_id: LogId) -> Result<Vec<(String, Lsn
     Ok(found)
 }
 
+/// Takes every cursor above `last` back to it: what was there is gone.
+pub(crate) fn lower(dir: &dyn Directory, last: Lsn) -> Result<(), CursorError> {
+    let block_bytes = dir.block_bytes()? as usize;
+    for entry in dir.list()? {
+        if let Name::Cursor(_) = parse_name(&entry.name) {
+            let file = dir.open(&entry.name, Access::ReadWrite)?;
+            // One that cannot be read keeps everything until somebody looks at it.
+            if let Ok(Some(slot)) = read_any(&*file, block_bytes)
+                && slot.lsn > last
+            {
+                write(&*file, block_bytes, CursorSlot { sequence: slot.sequence + 1, lsn: last, ..slot })?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The slot that counts; none if the cursor was never made.
 fn read(file: &dyn SegmentFile, block_bytes: usize, log_id: LogId) -> Result<Option<CursorSlot>, CursorError> {
+    match read_any(file, block_bytes)? {
+        Some(slot) if slot.log_id != log_id => {
+            Err(CursorError::Damaged { path: file.path().to_path_buf(), what: "of another log" })
+        }
+        slot => Ok(slot),
+    }
+}
+
+fn read_any(file: &dyn SegmentFile, block_bytes: usize) -> Result<Option<CursorSlot>, CursorError> {
     let mut buffer = Buffer::new(2 * block_bytes);
     let len = file.read_at(&mut buffer[..2 * block_bytes], 0)?;
     let damaged = |what| CursorError::Damaged { path: file.path().to_path_buf(), what };
     let (mut best, mut bad): (Option<CursorSlot>, bool) = (None, false);
     for block in buffer[..len].chunks(block_bytes) {
         match CursorSlot::decode(block) {
-            Verdict::Valid(slot) if slot.log_id != log_id => return Err(damaged("of another log")),
             Verdict::Valid(slot) if best.is_none_or(|best| best.sequence < slot.sequence) => best = Some(slot),
             Verdict::Newer(_) => return Err(damaged("of a newer format")),
             Verdict::Valid(_) | Verdict::Zero => {}

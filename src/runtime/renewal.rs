@@ -73,17 +73,23 @@ impl Tenant {
         workshop: &dyn Workshop,
         inbox: &Arc<Inbox>,
         disk: &mut dyn Disk,
+        woken: &mut Vec<Waker>,
     ) {
         let rests = self.in_flight == 0
             && self.journal.is_settled()
             && self.preparing != Preparing::One
             && !matches!(self.freeing, Freeing::Busy { .. })
+            && !self.is_retaining()
             && !self.shared.stage.holds_records();
         if self.renewing.is_some() || self.poisoned || !rests {
             return;
         }
         let Some(Renewal { last, reopen, promise }) = self.renewals.pop_front() else { return };
-        let (first, durable) = (self.shared.index.first(), self.journal.poll_durable());
+        let marked = match self.freeing {
+            Freeing::Marked { first, .. } => first,
+            _ => Lsn::ZERO,
+        };
+        let (first, durable) = (self.shared.index.first().max(marked), self.journal.poll_durable());
         if let Some(refusal) = refusal(last, first, durable) {
             promise.keep(Err(refusal));
             if self.renewals.is_empty() {
@@ -93,6 +99,13 @@ impl Tenant {
         }
         for file in self.files.drain(..) {
             disk.detach(file.slot);
+        }
+        if let Some(last) = last.filter(|last| *last < durable) {
+            // Before a file changes: who reads what goes is told so, instead of finding it damaged.
+            let cuts = self.shared.durable.cut_back(last);
+            self.shared.index.cut_back(last, cuts);
+            self.shared.recent.cut_back(last, woken);
+            self.shown = last;
         }
         self.renewing = Some(promise);
         workshop.request(Job {
@@ -110,32 +123,28 @@ impl Tenant {
         woken: &mut Vec<Waker>,
     ) {
         let Some(promise) = self.renewing.take() else { return };
-        match renewed.and_then(|renewed| self.enter_epoch(*renewed, disk, woken)) {
-            Ok(last) => promise.keep(Ok(last)),
+        match renewed.and_then(|renewed| self.enter_epoch(*renewed, disk)) {
+            Ok(last) => {
+                promise.keep(Ok(last));
+                self.begin_truncation();
+            }
             // Dropped, the promise tells of the log's end.
             Err(cause) => self.poison(cause, woken),
         }
     }
 
-    fn enter_epoch(&mut self, renewed: Renewed, disk: &mut dyn Disk, woken: &mut Vec<Waker>) -> Result<Lsn, Cause> {
+    fn enter_epoch(&mut self, renewed: Renewed, disk: &mut dyn Disk) -> Result<Lsn, Cause> {
         let Renewed { chain, batcher, files, path, first, last, next_segment, spares } = renewed;
         for (id, file) in files {
             self.attach(id, &file, disk).map_err(Cause::Io)?;
         }
         let (nonce, term) = (chain.nonce, chain.term);
-        // The watermark first: who reads by the new path must not reach beyond it.
-        let mut cuts = self.shared.durable.cuts();
-        if last < self.journal.poll_durable() {
-            cuts = self.shared.durable.cut_back(last);
-            self.shared.recent.cut_back(last, woken);
-            self.shown = last;
-        }
         self.journal.renew(chain, last);
-        self.shared.index.renew(path, first, last, cuts);
+        self.shared.index.renew(path, first);
         self.shared.set_term(term);
         (self.next_segment, self.spares) = (next_segment, spares);
         self.preparing = Preparing::Nothing;
-        self.shared.stage.renew(batcher, nonce, cuts);
+        self.shared.stage.renew(batcher, nonce, self.shared.durable.cuts());
         self.mark_again();
         Ok(last)
     }

@@ -360,6 +360,12 @@ impl Stage {
         self.wake_heads(inner);
     }
 
+    /// The last LSN that was handed out, and how often the log had been cut back by then.
+    pub(crate) fn appended_mark(&self) -> Mark {
+        let inner = lock(&self.inner.0);
+        Mark { lsn: inner.batches.appended(), cuts: inner.cuts }
+    }
+
     /// The last LSN that was handed out.
     pub(crate) fn appended(&self) -> Lsn {
         lock(&self.inner.0).batches.appended()
@@ -417,7 +423,7 @@ impl Stage {
         let inner = lock(&self.inner.0);
         if inner.closing || inner.end.is_some() {
             Need::Nothing
-        } else if inner.segment_awaited {
+        } else if inner.segment_awaited || inner.held {
             Need::Now
         } else if inner.batches.can_rotate() {
             Need::Later

@@ -82,6 +82,8 @@ struct Retaining {
     rules: Retention,
     /// When the log went on from which segment, for those that it left since it was opened.
     left: VecDeque<(SegmentId, Duration)>,
+    /// When the log came here: those that were left before count from then.
+    hosted: Duration,
     /// The workshop is at it.
     busy: bool,
     /// The log went on to another segment since it was last looked.
@@ -123,7 +125,7 @@ pub(super) struct Tenant {
 
 impl Tenant {
     /// Moves in: takes the log's files and lock into the disk's table, and gives it its buffers.
-    pub(super) fn host(tenancy: Tenancy, disk: &mut dyn Disk) -> Result<Self, IoFailure> {
+    pub(super) fn host(tenancy: Tenancy, now: Duration, disk: &mut dyn Disk) -> Result<Self, IoFailure> {
         let Tenancy { journal, shared, files, next_segment, spares, shape, lock, .. } = tenancy;
         let pool = disk.pool(tenancy.buffer_bytes, tenancy.pending_bytes_max);
         shared.stage.set_pool(pool.map_err(|error| IoFailure::new(Op::Ring, shared.dir.path(), 0, &error))?);
@@ -145,6 +147,7 @@ impl Tenant {
             retaining: Retaining {
                 rules: tenancy.retention,
                 left: VecDeque::new(),
+                hosted: now,
                 busy: false,
                 due: tenancy.retention.is_set(),
             },
@@ -198,7 +201,8 @@ impl Tenant {
 
     /// Publishes the watermark.
     pub(super) fn publish(&mut self, woken: &mut Vec<Waker>) {
-        if !self.poisoned {
+        // While the log is cut back, its watermark is that of what stays, and the journal's is of what was.
+        if !self.poisoned && self.renewing.is_none() {
             self.shared.publish(self.journal.poll_durable(), woken);
         }
     }
@@ -367,9 +371,10 @@ impl Tenant {
     pub(super) fn poison(&mut self, cause: Cause, woken: &mut Vec<Waker>) {
         if !self.poisoned {
             self.poisoned = true;
+            self.shared.finish(End::Poisoned(cause), woken);
+            // Only now: who is told that there is no answer asks how the log ended.
             self.truncations.clear();
             self.renewals.clear();
-            self.shared.finish(End::Poisoned(cause), woken);
         }
     }
 
@@ -408,25 +413,34 @@ impl Tenant {
 
     /// Records below `first` are to go.
     pub(super) fn handle_truncate_before(&mut self, first: Lsn, promise: Promise<Truncated>) {
-        let durable = self.journal.poll_durable();
-        if first > durable.next() {
-            return promise.keep(Err(TruncateError::Beyond { durable }));
+        // Dropped, the promise tells of the log's end.
+        if !self.poisoned {
+            self.truncations.push((first, promise));
+            self.begin_truncation();
         }
-        self.truncations.push((first, promise));
-        self.begin_truncation();
     }
 
     /// Says that records below the greatest LSN asked for are to go. What is being freed is freed first.
-    fn begin_truncation(&mut self) {
-        let Some(first) = self.truncations.iter().map(|(first, _)| *first).max() else { return };
+    pub(super) fn begin_truncation(&mut self) {
         if self.freeing != Freeing::Nothing || self.poisoned || self.renewing.is_some() {
             return;
         }
+        // Looked at only now: the log may have been cut back since it was asked.
+        let durable = self.journal.poll_durable();
+        for (_, promise) in self.truncations.extract_if(.., |(first, _)| *first > durable.next()) {
+            promise.keep(Err(TruncateError::Beyond { durable }));
+        }
+        let Some(first) = self.truncations.iter().map(|(first, _)| *first).max() else { return };
         // The same again tries again to free what could not be freed.
         if first < self.shared.index.first() {
             return self.answer_truncations(first, &Ok(()));
         }
         self.freeing = Freeing::Marked { first, ticket: self.journal.handle_trim(first) };
+    }
+
+    /// Whether the helper is finding out what need not be kept.
+    pub(super) fn is_retaining(&self) -> bool {
+        self.retaining.busy
     }
 
     /// Has the helper find out what need not be kept, after the log went on to another segment.
@@ -437,16 +451,17 @@ impl Tenant {
         workshop: &dyn Workshop,
         inbox: &Arc<Inbox>,
     ) {
-        let Retaining { rules, left, busy, due } = &mut self.retaining;
+        let Retaining { rules, left, hosted, busy, due } = &mut self.retaining;
         if *busy || !*due || self.poisoned || self.renewing.is_some() {
             return;
         }
         (*busy, *due) = (true, false);
         let path = self.shared.index.path();
         let current = path.last().map(|segment| segment.id);
-        // Those that were left before the log was opened count from then.
-        let since =
-            |id: SegmentId| left.iter().find(|(segment, _)| *segment == id).map_or(Duration::ZERO, |(_, at)| *at);
+        let since = |id: SegmentId| {
+            let at = left.partition_point(|(segment, _)| *segment < id);
+            left.get(at).filter(|(segment, _)| *segment == id).map_or(*hosted, |(_, at)| *at)
+        };
         let ago = |id| (Some(id) != current).then(|| now.saturating_sub(since(id)));
         let path = path.into_iter().map(|segment| (segment, ago(segment.id))).collect();
         let work = Work::Retain { rules: *rules, path };
@@ -491,9 +506,10 @@ impl Tenant {
             if self.journal.is_settled()
                 && let Preparing::Failed { failure, .. } = &self.preparing
             {
-                let failure = failure.clone();
-                (self.freeing, self.retry_wanted) = (Freeing::Nothing, true);
-                self.answer_truncations(first, &Err(failure));
+                self.retry_wanted = true;
+                for (_, promise) in self.truncations.drain(..) {
+                    promise.keep(Err(TruncateError::NoSpace(failure.clone())));
+                }
             }
             return;
         }

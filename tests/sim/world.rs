@@ -365,7 +365,16 @@ impl<'a> World<'a> {
         let last = first.max(durable.saturating_sub(self.rng.below(8)));
         self.oracle.after.push(usize::try_from(last).unwrap());
         life.truncate_after(Lsn::new(last), self.rng.next_u64());
-        for _ in 0..200 {
+        let meanwhile = self.rng.below(12);
+        let (begins, mut contradicts) = (self.oracle.before, false);
+        for round in 0..200 {
+            if round == meanwhile {
+                // At the same time somebody truncates the beginning: one of the two comes too late, if they contradict.
+                let before = first + self.rng.below(durable - first + 1);
+                self.oracle.before = self.oracle.before.max(usize::try_from(before).ok());
+                contradicts = before > last + 1;
+                life.recycle(Lsn::new(before));
+            }
             life.step(Duration::from_micros(50));
             // Records below the mark become durable first.
             self.oracle.promise(life.durable().max(Lsn::new(last)))?;
@@ -378,6 +387,9 @@ impl<'a> World<'a> {
                         return violated("A3", format!("cut back to {kept} instead of {last}"));
                     }
                     self.oracle.cut(usize::try_from(last).unwrap());
+                    if contradicts {
+                        self.oracle.before = begins;
+                    }
                     self.tally.count("cut back alive");
                     return Ok(());
                 }
