@@ -371,6 +371,8 @@ impl<'a> World<'a> {
             if round == meanwhile {
                 // At the same time somebody truncates the beginning: one of the two comes too late, if they contradict.
                 let before = first + self.rng.below(durable - first + 1);
+                // An empty log tells nobody where it ends: the oracle goes by its records.
+                let before = before - u64::from(before == last + 1);
                 self.oracle.before = self.oracle.before.max(usize::try_from(before).ok());
                 contradicts = before > last + 1;
                 life.recycle(Lsn::new(before));
