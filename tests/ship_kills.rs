@@ -136,7 +136,9 @@ fn hashed(records: ringwal::Records) -> Records {
 fn recovered(dir: &Path) -> Records {
     let began = Instant::now();
     loop {
-        match Log::open(dir, options()).wait() {
+        // One that was killed before it had a log must not be given another one here.
+        match Log::open(dir, options().create(false)).wait() {
+            Err(OpenError::Missing { .. }) => return Records::new(),
             Ok(log) => {
                 let records = hashed(log.read(..).unwrap());
                 log.close().wait().unwrap();
