@@ -29,9 +29,16 @@ impl Running {
     }
 
     fn end(mut self, signal: Option<Signal>) -> Done {
-        let child = self.0.take().unwrap();
+        let mut child = self.0.take().unwrap();
         if let Some(signal) = signal {
             kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+        }
+        let began = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if began.elapsed() > LONG {
+                child.kill().unwrap();
+            }
+            thread::sleep(Duration::from_millis(2));
         }
         let output = child.wait_with_output().unwrap();
         Done { code: output.status.code(), out: output.stdout, err: String::from_utf8(output.stderr).unwrap() }
@@ -157,8 +164,12 @@ fn certificates_on_both_sides_let_a_log_through_and_others_not() {
         Running::start(verb, dir, &args.iter().map(String::as_str).collect::<Vec<_>>())
     };
     let receive = start("receive", &b, with("--listen", &ours));
-    let stranger = start("ship", &a, with("--to", &others)).end(None).code(3);
-    assert!(stranger.err.contains("TLS: "), "{}", stranger.err);
+    // One who does not trust the standby, and one whom the standby does not trust.
+    let impostor: Vec<String> = others[..4].iter().chain(&ours[4..]).cloned().collect();
+    for files in [&others, &impostor] {
+        let stranger = start("ship", &a, with("--to", files)).end(None).code(3);
+        assert!(stranger.err.contains("TLS: "), "{}", stranger.err);
+    }
     let ship = start("ship", &a, with("--to", &ours));
     same(&a, &b, 2);
     ship.end(Some(Signal::SIGTERM)).code(130);
