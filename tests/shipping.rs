@@ -239,3 +239,47 @@ async fn the_longest_records_pass() {
     assert_eq!(follower, Ok(()));
     assert_eq!(records(standby.log().unwrap()), records(primary.log()));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_standby_was_shown_outlives_its_log_and_no_term_is_drawn_twice() {
+    let scratch = Scratch::new("terms");
+    let dir = scratch.join("b");
+    let log = Log::open(&dir, options()).await.unwrap();
+    log.append(&payload(1)).await.unwrap();
+    log.close().await.unwrap();
+    drop(log);
+    // A source that was at its seventh reign, of which the log's batches do not tell yet.
+    std::fs::write(dir.join("standby"), format!("{:032x} {:016x}\n", 5, 7u64 << 32)).unwrap();
+    let copy = standby(&dir).await;
+    assert_eq!(copy.term(), 7 << 32);
+    let log = copy.promote_above(9 << 32 | 1, 5).await.unwrap();
+    assert_eq!(log.term(), 10 << 32 | 5);
+    assert_eq!(log.recovery_report().strangers, [""; 0]);
+    log.begin_term(u64::MAX).await.unwrap();
+    log.close().await.unwrap();
+    drop(log);
+    assert!(matches!(standby(&dir).await.promote(0).await, Err(ringwal::PromoteError::Exhausted)));
+    // Somebody else's place is nobody's to take.
+    std::fs::write(dir.join("standby"), "garbage").unwrap();
+    assert!(ringwal::Standby::open(&dir, options()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_ends_in_order_leaves_nothing_behind() {
+    for round in 0..5 {
+        let scratch = Scratch::new(&format!("switch-{round}"));
+        let log = Log::open(scratch.join("a"), options()).await.unwrap();
+        log.begin_term(3 << 32).await.unwrap();
+        let primary = Primary::with_heartbeat(log, 0, BEAT);
+        let link = Link::new(&primary, standby(&scratch.join("b")).await).await;
+        append(&primary, 1..=10).await;
+        link.reaches(Lsn::new(10)).await;
+        append(&primary, 11..=600).await;
+        // Nobody waits for standbys, whatever the reign.
+        assert!(soon(primary.wait_replicated(Lsn::new(600))).await.unwrap() >= Lsn::new(600));
+        primary.log().close().await.unwrap();
+        let (standby, follower, _) = link.ended().await;
+        assert_eq!(follower, Ok(()));
+        assert_eq!(records(standby.log().unwrap()), expected(600), "round {round}");
+    }
+}

@@ -10,6 +10,7 @@
 //! | `{segment id:016x}.seg` | a segment |
 //! | `{number:016x}.spare` | a file on its way to becoming a segment, or a dead one waiting to be used again |
 //! | `{name}.cursor` | the place of a named reader (`cursor` says how); the name is 1 to 64 of `a-z 0-9 _ -` |
+//! | `standby` | in a standby's copy: its id, and the greatest term that it was shown, as text |
 //!
 //! Other names are mentioned and ignored. Anything but a regular file with one link under our names is refused.
 //! That a segment exists is evidence of nothing.

@@ -102,11 +102,16 @@ pub(crate) enum Name {
     /// A cursor's file.
     Cursor(String),
     Lock,
+    /// Who the standby is that owns this copy.
+    Standby,
     Unknown,
 }
 
 /// The lock file's name.
 pub(crate) const LOCK_NAME: &str = "LOCK";
+
+/// The name of the file that says which standby owns this copy of a log.
+pub(crate) const STANDBY_NAME: &str = "standby";
 
 /// The file name of a segment.
 pub(crate) fn segment_name(id: SegmentId) -> String {
@@ -126,8 +131,10 @@ pub(crate) fn cursor_name(name: &str) -> Option<String> {
 
 /// Reads a file name: exactly what [`segment_name`] and [`spare_name`] write, or unknown.
 pub(crate) fn parse_name(name: &str) -> Name {
-    if name == LOCK_NAME {
-        return Name::Lock;
+    match name {
+        LOCK_NAME => return Name::Lock,
+        STANDBY_NAME => return Name::Standby,
+        _ => {}
     }
     let Some((stem, extension)) = name.split_once('.') else { return Name::Unknown };
     let plain = stem.len() == 16 && stem.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));

@@ -357,7 +357,7 @@ proptest! {
             Name::Segment(id) => prop_assert_eq!(segment_name(id), text),
             Name::Spare(number) => prop_assert_eq!(spare_name(number), text),
             Name::Cursor(name) => prop_assert_eq!(crate::format::segment::cursor_name(&name).unwrap(), text),
-            Name::Lock | Name::Unknown => {}
+            Name::Lock | Name::Standby | Name::Unknown => {}
         }
     }
 }

@@ -25,8 +25,9 @@ use crate::ship::{Member, Quorum, ShipError, SourceConfig, SourceEvent, Standing
 /// A log that standbys follow. Clones share it.
 ///
 /// With `k` standbys to wait for, [`Primary::append`] resolves when the record is durable here and at `k` of those that
-/// are connected; with 0, when it is durable here, and no standby ever holds it up. The log must not be cut back
-/// ([`Log::truncate_after`]) while it is followed, and keeps what its standbys still need: [`Log::truncate_before`] at most
+/// are connected; with 0, when it is durable here, and no standby ever holds it up. A log that was cut back
+/// ([`Log::truncate_after`]) must begin a greater term ([`Log::begin_term`]) before it is followed again, or a standby could
+/// not tell its records from those that were there; while it is followed it must not be cut back at all. It keeps what its standbys still need: [`Log::truncate_before`] at most
 /// the last record that each has acknowledged.
 ///
 /// Who has seen a greater term than this log's *fences* it: another primary was made. From then on every append and every
@@ -39,6 +40,8 @@ pub struct Primary {
 struct Inner {
     log: Log,
     heartbeat: Duration,
+    /// How many standbys must have a record.
+    k: usize,
     state: Mutex<State>,
 }
 
@@ -128,7 +131,7 @@ impl Primary {
             serving: BTreeMap::new(),
             next_key: 0,
         };
-        Self { inner: Arc::new(Inner { log, heartbeat, state: Mutex::new(state) }) }
+        Self { inner: Arc::new(Inner { log, heartbeat, k, state: Mutex::new(state) }) }
     }
 
     /// The log.
@@ -175,7 +178,10 @@ impl Primary {
     #[must_use]
     pub fn replicated_lsn(&self) -> Lsn {
         self.inner.update(|_| ());
-        lock(&self.inner.state).quorum.durable()
+        match self.inner.k {
+            0 => self.inner.log.durable_lsn(),
+            _ => lock(&self.inner.state).quorum.durable(),
+        }
     }
 
     /// The term that fenced this primary, if one did.
@@ -194,7 +200,8 @@ impl Primary {
     }
 
     /// Serves the standby at the other end of `stream` until the connection ends; any number at once. Of a TCP connection
-    /// set `TCP_NODELAY` first. Needs a tokio runtime with time.
+    /// set `TCP_NODELAY` first. Needs a tokio runtime with time. Who can connect can read the log, and can fence this primary:
+    /// over anything but a trusted network use TLS with certificates on both sides.
     ///
     /// # Errors
     /// Why it ended, if not in order: the log was closed, or the standby said goodbye.
@@ -301,6 +308,9 @@ impl Future for WaitReplicated<'_> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => return Poll::Pending,
             }
+        }
+        if this.inner.k == 0 {
+            return Poll::Ready(Ok(this.inner.log.durable_lsn()));
         }
         let (lsn, known) = (this.lsn, &mut this.key);
         let replicated = this.inner.update(|state| {

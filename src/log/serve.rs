@@ -39,7 +39,7 @@ pub(super) fn config(heartbeat: Duration) -> SourceConfig {
         batch_bytes_max: 0,
         challenge: super::open::random(),
         heartbeat,
-        silence: SILENT_BEATS * heartbeat,
+        silence: heartbeat.saturating_mul(SILENT_BEATS),
         handshake: HANDSHAKE,
     }
 }

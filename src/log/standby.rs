@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{self, File};
 use std::future::Future;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,8 @@ use super::open::random;
 use super::primary::answered;
 use super::serve::HANDSHAKE;
 use super::session::Session;
-use crate::error::{AppendError, OpenError, TruncateError};
+use crate::error::{AppendError, IoFailure, Op, OpenError, TruncateError};
+use crate::format::segment::STANDBY_NAME;
 use crate::lsn::{LogId, Lsn};
 use crate::options::Options;
 use crate::runtime::Command;
@@ -26,8 +27,9 @@ use crate::runtime::errands::{Errand, errand};
 use crate::runtime::sync::{Arc, Mutex, lock};
 use crate::ship::{Group, ShipError, Sink, SinkConfig, SinkEvent, Standing, WINDOW_BYTES, next_term};
 
-/// Beside the log's files: who this standby is, as long as it keeps its log.
-const ID_NAME: &str = "standby";
+/// Beside the log's files: who this standby is, as long as it keeps its log, and the greatest term that it was shown. The
+/// log says the term too, but only where an epoch begins: while a standby catches up, its records are of earlier ones.
+const ID_NAME: &str = STANDBY_NAME;
 
 /// A standby: owns a copy of a source's log, and follows one connection after the other.
 ///
@@ -40,6 +42,8 @@ pub struct Standby {
     log: Option<Log>,
     /// The term of the records that are staged from now on, if that is known.
     records_term: Option<u64>,
+    /// A new epoch may still be beginning that nobody waits for any more.
+    unsettled: bool,
     progress: Progress,
 }
 
@@ -112,6 +116,8 @@ pub enum PromoteError {
     Empty,
     /// The new term could not be made durable.
     Log(TruncateError),
+    /// There is no greater term.
+    Exhausted,
 }
 
 impl fmt::Display for PromoteError {
@@ -119,6 +125,7 @@ impl fmt::Display for PromoteError {
         match self {
             Self::Empty => f.write_str("there is no log yet: let it follow first"),
             Self::Log(error) => error.fmt(f),
+            Self::Exhausted => f.write_str("the greatest term of all was given out: begin another log"),
         }
     }
 }
@@ -140,6 +147,8 @@ impl Standby {
     pub async fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
         let path = path.as_ref().to_path_buf();
         let options = options.following()?;
+        let kept = Kept::read(&path)?;
+        let options = options.term(kept.map_or(0, |kept| kept.term));
         let log = match Log::open(&path, options.clone().create(false)).await {
             Ok(log) => Some(log),
             Err(OpenError::Missing { .. }) => None,
@@ -147,8 +156,8 @@ impl Standby {
         };
         let progress = Progress::default();
         progress.set(log.as_ref().map_or(Lsn::ZERO, Log::durable_lsn), Lsn::ZERO);
-        let id = read_id(&path).unwrap_or_else(new_id);
-        Ok(Self { path, options, id, name: String::new(), log, records_term: None, progress })
+        let id = kept.map_or_else(new_id, |kept| kept.id);
+        Ok(Self { path, options, id, name: String::new(), log, records_term: None, unsettled: false, progress })
     }
 
     /// Gives it a name for people, of up to 64 bytes.
@@ -177,7 +186,8 @@ impl Standby {
     /// Why it ended; [`ShipError::is_passing`] tells whether another connection may help.
     ///
     /// # Cancel safety
-    /// Dropping it breaks the connection; what was received may become durable all the same.
+    /// Dropping it breaks the connection; what the log has taken becomes durable all the same, and what was received and
+    /// not taken yet comes again with the next connection.
     pub async fn follow<S: AsyncRead + AsyncWrite + Unpin + Send>(&mut self, stream: S) -> Result<(), ShipError> {
         let config = self.config().await?;
         self.progress.heard();
@@ -190,7 +200,7 @@ impl Standby {
             durable: last,
             source: Lsn::ZERO,
             wait: None,
-            ended: None,
+            over: None,
         };
         let ended = std::future::poll_fn(|cx| following.poll(cx)).await;
         following.session.finish().await;
@@ -200,19 +210,52 @@ impl Standby {
         }
     }
 
+    /// The greatest term that it was shown.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.log.as_ref().map_or(0, Log::term)
+    }
+
     /// Makes it a primary's log: in a term that is above any that it knows and that nobody else draws, if `random` is.
-    /// It never follows again. First read [what that takes](crate::ship#promoting).
+    /// It never follows again. With more than one standby use [`Standby::promote_above`], and read
+    /// [what that takes](crate::ship#promoting) first.
     ///
     /// # Errors
     /// [`PromoteError`]; the log is closed then.
     pub async fn promote(self, random: u32) -> Result<Log, PromoteError> {
+        self.promote_above(0, random).await
+    }
+
+    /// As [`Standby::promote`], above `known` too: the greatest [`Standby::term`] of all standbys that are to follow it.
+    /// One that was shown a greater term would fence it.
+    ///
+    /// # Errors
+    /// As [`Standby::promote`].
+    pub async fn promote_above(mut self, known: u64, random: u32) -> Result<Log, PromoteError> {
+        self.settle().await.map_err(PromoteError::Log)?;
         let log = self.log.ok_or(PromoteError::Empty)?;
-        log.begin_term(next_term(log.term(), random)).await.map_err(PromoteError::Log)?;
+        let known = log.term().max(known);
+        let term = next_term(known, random);
+        if term <= known {
+            return Err(PromoteError::Exhausted);
+        }
+        log.begin_term(term).await.map_err(PromoteError::Log)?;
         Ok(log)
     }
 
+    /// Waits for an epoch that a connection began and nobody waited for: until then the log's term is not its last word.
+    async fn settle(&mut self) -> Result<(), TruncateError> {
+        if let (Some(log), true) = (&self.log, self.unsettled) {
+            log.begin_term(0).await?;
+            self.records_term = None;
+        }
+        self.unsettled = false;
+        Ok(())
+    }
+
     /// Where it stands, with nothing on its way.
-    async fn config(&self) -> Result<SinkConfig, ShipError> {
+    async fn config(&mut self) -> Result<SinkConfig, ShipError> {
+        self.settle().await.map_err(|error| ShipError::Log { what: error.to_string() })?;
         let (mut last, mut standing, mut term) = (Lsn::ZERO, Standing::default(), 0);
         if let Some(log) = &self.log {
             last = log.sync().await.map_err(|error| failed(&error))?;
@@ -252,23 +295,44 @@ fn new_id() -> [u8; 16] {
     (u128::from(random()) << 64 | u128::from(random())).to_le_bytes()
 }
 
-/// The id that is kept beside the log; none if there is none that can be read.
-fn read_id(path: &Path) -> Option<[u8; 16]> {
-    let text = fs::read_to_string(path.join(ID_NAME)).ok()?;
-    u128::from_str_radix(text.trim(), 16).ok().map(u128::to_le_bytes)
+/// What is kept beside the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kept {
+    id: [u8; 16],
+    term: u64,
 }
 
-/// Keeps an id beside the log, durably, before the first record is acknowledged under it.
-fn keep_id(path: &Path, id: [u8; 16]) -> std::io::Result<()> {
-    if read_id(path) == Some(id) {
-        return Ok(());
+impl Kept {
+    /// None if it never was kept. One that cannot be read is no reason to become somebody else.
+    fn read(path: &Path) -> Result<Option<Self>, OpenError> {
+        let file = path.join(ID_NAME);
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(IoFailure::new(Op::Read, file.as_path(), 0, &error).into()),
+        };
+        let mut words = text.split_whitespace();
+        let id = words.next().and_then(|word| u128::from_str_radix(word, 16).ok());
+        let term = words.next().and_then(|word| u64::from_str_radix(word, 16).ok());
+        match (id, term) {
+            (Some(id), Some(term)) => Ok(Some(Self { id: id.to_le_bytes(), term })),
+            _ => Err(OpenError::NotALog { path: file, what: "does not say which standby this is" }),
+        }
     }
-    let new = path.join(format!("{ID_NAME}.new"));
-    let mut file = File::create(&new)?;
-    writeln!(file, "{:032x}", u128::from_le_bytes(id))?;
-    file.sync_all()?;
-    fs::rename(&new, path.join(ID_NAME))?;
-    File::open(path)?.sync_all()
+
+    /// Keeps it, durably, before the first record is acknowledged under it.
+    fn keep(self, path: &Path) -> Result<(), OpenError> {
+        if Self::read(path)? == Some(self) {
+            return Ok(());
+        }
+        let new = path.join(format!("{ID_NAME}.new"));
+        let failed = |error: std::io::Error| IoFailure::new(Op::Write, new.as_path(), 0, &error);
+        let mut file = File::create(&new).map_err(failed)?;
+        writeln!(file, "{:032x} {:016x}", u128::from_le_bytes(self.id), self.term).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        fs::rename(&new, path.join(ID_NAME)).map_err(failed)?;
+        Ok(File::open(path).and_then(|dir| dir.sync_all()).map_err(failed)?)
+    }
 }
 
 /// What a standby does for its log besides reading: one thing at a time.
@@ -292,27 +356,14 @@ struct Following<'a, S> {
     source: Lsn,
     /// For more to be durable.
     wait: Option<Work<()>>,
-    ended: Option<ShipError>,
+    /// Why the connection is over: what was received is still taken into the log.
+    over: Option<ShipError>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Following<'_, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ShipError> {
         loop {
-            let mut moved = match self.session.poll(cx) {
-                Poll::Ready(Ok(())) => true,
-                Poll::Ready(Err(error)) => return Poll::Ready(error),
-                Poll::Pending => false,
-            };
-            if self.session.heard() {
-                self.standby.progress.heard();
-            }
-            while let Some(event) = self.session.machine.poll_event() {
-                moved = true;
-                if let SinkEvent::Ended(error) = event {
-                    return Poll::Ready(self.ended.take().unwrap_or(error));
-                }
-                self.handle(event);
-            }
+            let mut moved = self.poll_session(cx);
             for step in [self.poll_work(cx), self.poll_durable(cx)] {
                 match step {
                     Poll::Ready(Ok(())) => moved = true,
@@ -320,15 +371,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Following<'_, S> {
                         moved = true;
                         // The source is told that it is over, and not why: that is nothing it could change.
                         self.session.machine.close();
-                        self.ended.get_or_insert(error);
+                        self.groups.clear();
+                        self.over = Some(error);
                     }
                     Poll::Pending => {}
                 }
+            }
+            if self.work.is_none()
+                && self.groups.is_empty()
+                && let Some(over) = self.over.take()
+            {
+                return Poll::Ready(over);
             }
             if !moved {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// What the source has to say, as long as it says something.
+    fn poll_session(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.over.is_some() {
+            return false;
+        }
+        let mut moved = match self.session.poll(cx) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(error)) => {
+                self.over = Some(error);
+                true
+            }
+            Poll::Pending => false,
+        };
+        if self.session.heard() {
+            self.standby.progress.heard();
+        }
+        while let Some(event) = self.session.machine.poll_event() {
+            moved = true;
+            match event {
+                SinkEvent::Ended(error) => {
+                    self.over.get_or_insert(error);
+                }
+                event => self.handle(event),
+            }
+        }
+        moved
     }
 
     fn handle(&mut self, event: SinkEvent) {
@@ -337,6 +423,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Following<'_, S> {
             SinkEvent::Welcome { log_id, term, durable, .. } => {
                 let (path, options, id) = (standby.path.clone(), standby.options.clone(), standby.id);
                 self.source = durable;
+                self.standby.unsettled = true;
+                let standby = &self.standby;
                 self.work = Some(Box::pin(prepare(path, options, standby.log.clone(), id, (log_id, term))));
             }
             SinkEvent::Group(group) => self.groups.push_back(group),
@@ -361,7 +449,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Following<'_, S> {
         self.work = None;
         match done {
             Ok(Done::Ready(log)) => {
-                standby.records_term = None;
+                (standby.records_term, standby.unsettled) = (None, false);
                 standby.log = Some(log);
                 let now = self.session.now();
                 self.session.machine.handle_ready(now);
@@ -400,12 +488,14 @@ async fn prepare(
         Some(log) => log,
         None => create(&path, &options.log_id(log_id).term(term)).await?,
     };
+    // Kept first: from here on it knows the term, whatever happens.
+    let kept = Kept { id, term: term.max(log.term()) };
+    let keeping = Errand::start(move || kept.keep(&path));
+    let keeping = std::future::poll_fn(|cx| keeping.poll(cx)).await.unwrap_or(Ok(()));
+    keeping.map_err(|error| ShipError::Log { what: error.to_string() })?;
     if log.term() < term {
         log.begin_term(term).await.map_err(|error| ShipError::Log { what: error.to_string() })?;
     }
-    let kept = Errand::start(move || keep_id(&path, id));
-    let kept = std::future::poll_fn(|cx| kept.poll(cx)).await.unwrap_or(Ok(()));
-    kept.map_err(|error| ShipError::Log { what: format!("the standby's id cannot be kept: {error}") })?;
     Ok(Done::Ready(log))
 }
 

@@ -108,7 +108,7 @@ impl<'a> Survey<'a> {
                 (_, EntryKind::Odd(what)) => return Err(Refusal::NotALog { path: dir.path().join(entry.name), what }),
                 (Name::Segment(id), _) => ids.push((id, entry.name)),
                 (Name::Spare(number), _) => survey.spares.push(number),
-                (Name::Lock | Name::Cursor(_), _) => {}
+                (Name::Lock | Name::Standby | Name::Cursor(_), _) => {}
             }
         }
         ids.sort_unstable();

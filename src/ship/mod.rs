@@ -144,7 +144,8 @@ pub fn payload_crc(payload: &[u8]) -> u32 {
 /// The term of a promotion: above every one that is `known`, and with 32 random bits that nobody else draws.
 #[must_use]
 pub fn next_term(known: u64, random: u32) -> u64 {
-    ((known >> 32).saturating_add(1)) << 32 | u64::from(random)
+    // At the end of all terms it is none above: whoever promotes looks.
+    (known >> 32).saturating_add(1).min(u64::from(u32::MAX)) << 32 | u64::from(random)
 }
 
 /// A batch of the source's log, or the end of one: from the record that a standby needs next.
