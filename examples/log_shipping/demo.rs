@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -101,6 +101,21 @@ impl Stage {
         Ok(())
     }
 
+    fn ask(&self, side: &Client, line: &str) -> Result<String> {
+        self.hear(&side.send(line).ok_or("it is gone")?)
+    }
+
+    /// Waits for an answer, and for a signal.
+    fn hear(&self, answer: &Receiver<String>) -> Result<String> {
+        loop {
+            self.go_on()?;
+            match answer.recv_timeout(Duration::from_millis(100)) {
+                Err(RecvTimeoutError::Timeout) => {}
+                answer => return Ok(answer?),
+            }
+        }
+    }
+
     fn go_on(&self) -> Result<()> {
         if self.interrupted.load(Ordering::Relaxed) { Err("interrupted".into()) } else { Ok(()) }
     }
@@ -108,18 +123,16 @@ impl Stage {
     /// The standby takes over, and everything is there.
     fn promote(&self, standby: &Client, acked: &BTreeMap<String, String>) -> Result<()> {
         let began = Instant::now();
-        let promoted = standby.ask("promote").ok_or("the standby is gone")?;
+        let promoted = self.ask(standby, "promote")?;
         println!("{promoted} in {} ms", began.elapsed().as_millis());
         let (mut missing, mut asked) = (0, Vec::new());
         for (key, value) in acked {
-            self.go_on()?;
             asked.push((standby.send(&format!("get {key}")).ok_or("the standby is gone")?, value));
         }
         for (answer, value) in asked {
-            self.go_on()?;
-            missing += usize::from(answer.recv()? != format!("value {value}"));
+            missing += usize::from(self.hear(&answer)? != format!("value {value}"));
         }
-        let after = standby.ask("set after promotion").ok_or("the standby is gone")?;
+        let after = self.ask(standby, "set after promotion")?;
         println!("the new primary says to another write: {after}");
         println!("{} acknowledged, {missing} missing", acked.len());
         if missing > 0 || promoted != "promoted" || !after.starts_with("ok ") || acked.is_empty() {

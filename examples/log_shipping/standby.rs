@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::command::{Command, Commands, Reply, Verb};
 use crate::greeting;
 use crate::primary::Office;
-use crate::store::{self, Map, Result, Settings};
+use crate::store::{self, Map, PROMOTED, Result, Settings};
 
 /// How long it waits before it tries to connect again.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -44,7 +44,8 @@ pub(crate) async fn run(settings: Settings, shard: usize, primary: String, mut c
         return tailing.await?;
     };
     // Everything that was ever received is in the map before anything is read or changed.
-    while follower.map.borrow().applied < log.durable_lsn() {
+    let first = log.append(PROMOTED).await?;
+    while follower.map.borrow().applied < first {
         follower.applied.notified().await;
     }
     tailing.abort();
