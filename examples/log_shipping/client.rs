@@ -7,6 +7,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A child; killed when dropped. Any number of threads may ask it things.
 pub(crate) struct Client {
@@ -34,9 +38,9 @@ impl Client {
         Ok(Self { child: Mutex::new(child), asking: Mutex::new(Some(Asking { stdin, waiting })) })
     }
 
-    /// The answer to a line; none if the child is gone.
+    /// The answer to a line; none if the child is gone, or says nothing for very long.
     pub(crate) fn ask(&self, line: &str) -> Option<String> {
-        self.send(line)?.recv().ok()
+        self.send(line)?.recv_timeout(PATIENCE).ok()
     }
 
     /// Where the answer to a line will be.

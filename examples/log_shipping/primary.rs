@@ -1,5 +1,6 @@
 //! A shard that takes changes: acknowledged when they are durable here and at the standbys.
 
+use std::io;
 use std::net::TcpStream as StdTcpStream;
 use std::time::Duration;
 
@@ -111,12 +112,16 @@ impl Office {
     fn receive(&self, stream: StdTcpStream) {
         let (primary, shard, shards) = (self.primary.clone(), self.shard, self.shards);
         tokio_uring::spawn(async move {
-            let served = async {
+            let greeted = async {
                 let mut stream = TcpStream::from_std(stream)?;
                 greeting::welcome(&mut stream, shards, primary.log().log_id()).await?;
-                Result::Ok(primary.serve(stream).await?)
+                io::Result::Ok(stream)
             };
-            if let Err(error) = served.await {
+            let Ok(stream) = greeted.await else { return };
+            // It comes again if it can; what a person must see to is told.
+            if let Err(error) = primary.serve(stream).await
+                && !error.is_passing()
+            {
                 eprintln!("shard {shard}: a standby left: {error}");
             }
         });

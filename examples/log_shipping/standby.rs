@@ -18,16 +18,22 @@ use crate::store::{self, Map, PROMOTED, Result, Settings};
 /// How long it waits before it tries to connect again.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// How often it looks for a primary that it has never seen.
+const TRIES: u32 = 300;
+
 /// How many shards the primary has. Asked once, and then kept: a standby also starts without its primary.
 pub(crate) fn shards(dir: &Path, primary: &str) -> Result<usize> {
     if let Some(kept) = store::shards(dir)? {
         return Ok(kept);
     }
+    let mut tries = 0;
     let shards = loop {
         match greeting::ask_shards(primary) {
             Ok(shards) => break shards,
+            Err(error) if tries == TRIES => return Err(format!("there is no primary: {primary}: {error}").into()),
             Err(_) => thread::sleep(AGAIN),
         }
+        tries += 1;
     };
     store::keep_shards(dir, shards)?;
     Ok(shards)
