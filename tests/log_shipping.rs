@@ -157,6 +157,23 @@ impl Witness {
         (0..WRITERS).map(start).collect()
     }
 
+    /// What `get` must say of the keys whose last change was acknowledged for certain.
+    fn values(&self) -> BTreeMap<String, String> {
+        let mut values = BTreeMap::new();
+        for change in self.acked.lock().unwrap().values() {
+            let mut words = change.splitn(3, ' ');
+            let (word, key) = (words.next().unwrap(), words.next().unwrap().to_owned());
+            let number: usize = key.split_once('-').unwrap().1.parse().unwrap();
+            match words.next() {
+                // Such a one may have been deleted without an answer.
+                Some(value) if number % 5 != 3 => drop(values.insert(key, format!("value {value}"))),
+                Some(_) => {}
+                None => drop((assert_eq!(word, "del"), values.insert(key, "none".to_owned()))),
+            }
+        }
+        values
+    }
+
     /// Everything that was acknowledged is in the log, where it was said to be.
     fn judge(&self, side: &str, logs: &[BTreeMap<u64, Vec<u8>>]) {
         for ((shard, lsn), change) in &*self.acked.lock().unwrap() {
@@ -186,6 +203,15 @@ impl Dice {
 
     fn time(&mut self, millis: u64) -> Duration {
         Duration::from_millis(self.below(millis))
+    }
+}
+
+fn check_values(side: &str, client: &Client, expected: &BTreeMap<String, String>) {
+    for keys in expected.iter().collect::<Vec<_>>().chunks(500) {
+        let asked: Vec<_> = keys.iter().map(|(key, _)| client.send(&format!("get {key}")).unwrap()).collect();
+        for ((key, value), answer) in keys.iter().zip(asked) {
+            assert_eq!(answer.recv_timeout(LONG).as_ref(), Ok(*value), "{side}: {key}");
+        }
     }
 }
 
@@ -221,6 +247,8 @@ fn either_side_may_be_killed_at_any_time() {
     witness.stop.store(true, Ordering::Relaxed);
     writers.into_iter().for_each(|writer| writer.join().unwrap());
     pair.wait_even();
+    check_values("primary", &pair.primary(), &witness.values());
+    check_values("standby", &pair.standby, &witness.values());
     assert!(pair.primary().end() && pair.standby.end(), "both end in order");
 
     let logs = |role| (0..SHARDS).map(|shard| pair.records(role, shard)).collect::<Vec<_>>();
@@ -243,22 +271,9 @@ fn a_promoted_standby_has_everything_and_takes_changes() {
     writers.into_iter().for_each(|writer| writer.join().unwrap());
     assert_eq!(pair.standby.ask("promote").as_deref(), Some("promoted"));
     // Reads come first: they must not wait for a change.
-    let (mut expected, acked) = (BTreeMap::new(), witness.acked.lock().unwrap().clone());
-    for change in acked.values() {
-        let mut words = change.splitn(3, ' ');
-        let (word, key) = (words.next().unwrap(), words.next().unwrap());
-        let number: usize = key.split_once('-').unwrap().1.parse().unwrap();
-        match words.next() {
-            // Such a one may have been deleted without an answer.
-            Some(value) if number % 5 != 3 => drop(expected.insert(key, format!("value {value}"))),
-            Some(_) => {}
-            None => drop((assert_eq!(word, "del"), expected.insert(key, "none".to_owned()))),
-        }
-    }
+    let expected = witness.values();
     assert!(expected.len() > 50 && expected.values().any(|value| value == "none"));
-    for (key, value) in &expected {
-        assert_eq!(pair.standby.ask(&format!("get {key}")).as_ref(), Some(value), "{key}");
-    }
+    check_values("the promoted standby", &pair.standby, &expected);
     assert!(pair.standby.ask("set after promotion").unwrap().starts_with("ok "));
     assert_eq!(pair.standby.ask("get after").as_deref(), Some("value promotion"));
     assert!(pair.standby.ask("promote").unwrap().starts_with("error: "));
