@@ -441,12 +441,13 @@ impl Limits {
         format::record_bytes(self.record_bytes_max)
     }
 
-    /// The longest batch that the log makes, in bytes of records: it may fill its buffer, which is whole pages.
+    /// The longest batch that the log makes, in bytes of records: it may fill its buffer, which is whole pages. A log whose
+    /// longest group is this long has the same bound: who follows can be followed in turn.
     #[cfg(feature = "ship")]
     pub(crate) fn batch_bytes_bound(&self) -> usize {
         const PAGE_BYTES: usize = 4096;
         let batch = format::batch_bytes(self.group_bytes_max(), self.block_bytes);
-        batch.max(self.batch_bytes).next_multiple_of(PAGE_BYTES)
+        batch.max(self.batch_bytes).next_multiple_of(PAGE_BYTES) - format::BATCH_HEADER_BYTES
     }
 
     /// How many of the largest batches a short segment holds: as many as recovery copies at most, and one more.
@@ -492,6 +493,7 @@ mod tests {
             let bound = options.limits(4096).unwrap().batch_bytes_bound();
             let limits = options.following().unwrap().limits(4096).unwrap();
             assert!(limits.group_bytes_max() >= bound, "{} < {bound}", limits.group_bytes_max());
+            assert_eq!(limits.batch_bytes_bound(), bound, "a promoted one is followed by its peers");
         }
     }
 

@@ -14,5 +14,7 @@ mod interrupt;
 mod measure;
 #[path = "cli/round_trip.rs"]
 mod round_trip;
+#[path = "cli/shipping.rs"]
+mod shipping;
 #[path = "cli/tool.rs"]
 mod tool;

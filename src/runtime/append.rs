@@ -225,6 +225,7 @@ impl<'a> AppendBatch<'a> {
     }
 
     /// Ready with the last LSN as soon as the records have theirs, durable or not.
+    #[cfg_attr(not(feature = "ship"), expect(dead_code, reason = "only a standby appends without waiting so"))]
     pub(crate) fn poll_staged(&mut self, cx: &Context<'_>) -> Poll<Result<Lsn, AppendError>> {
         let polled = self.inner.poll(self.shared, cx);
         match &self.inner.state {

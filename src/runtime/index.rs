@@ -81,9 +81,4 @@ impl Index {
         let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
         path.get(path.partition_point(|segment| segment.id <= id)).copied()
     }
-
-    /// All of them.
-    pub(crate) fn path(&self) -> Vec<PathSegment> {
-        self.path.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }

@@ -138,6 +138,7 @@ pub(crate) enum Command {
         renewal: Renewal,
     },
     /// Records that are staged from now on are of this term: asked by the only appender, which has nothing on its way.
+    #[cfg_attr(not(feature = "ship"), expect(dead_code, reason = "only a standby has records of other terms"))]
     RecordsTerm {
         shared: Arc<Shared>,
         term: u64,

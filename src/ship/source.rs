@@ -23,7 +23,7 @@ pub struct SourceConfig {
     /// The last durable record; [`Source::handle_durable`] goes on from there.
     pub durable: Lsn,
     /// The longest batch that the log makes, in bytes of records: it may fill its buffer, which is the longest group with
-    /// a header, in whole blocks, in whole pages, or `batch_bytes_max` if that is longer.
+    /// a header, in whole blocks, in whole pages, or `batch_bytes_max` if that is longer; less the header.
     pub batch_bytes_max: u64,
     /// 64 random bits, drawn for this connection.
     pub challenge: u64,
