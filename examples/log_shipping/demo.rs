@@ -49,6 +49,13 @@ struct Stage {
 impl Stage {
     fn play(&self) -> Result<()> {
         let primary = Arc::new(self.start("primary", "--listen")?);
+        let played = self.play_with(&primary);
+        // Writers may still have it.
+        primary.kill();
+        played
+    }
+
+    fn play_with(&self, primary: &Arc<Client>) -> Result<()> {
         let standby = self.start("standby", "--primary")?;
         let (sender, acks) = channel();
         let writers: Vec<_> = (0..WRITERS)
