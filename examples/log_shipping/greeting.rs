@@ -51,6 +51,7 @@ fn hand_over(mut stream: TcpStream, shards: &[UnboundedSender<TcpStream>]) -> io
 }
 
 /// A line and nothing behind it: that belongs to another protocol.
+#[expect(clippy::unbuffered_bytes, reason = "a buffer would swallow what comes behind the line")]
 fn read_line(stream: &mut impl Read) -> io::Result<String> {
     let mut line = Vec::new();
     for byte in stream.take(LINE_BYTES_MAX).bytes() {
