@@ -127,3 +127,20 @@ fn a_rotten_lock_line_is_no_verdict_on_the_log() {
     let log = Log::open(&dir, Options::default().segment_bytes(1 << 20)).wait().unwrap();
     assert_eq!(log.durable_lsn(), Lsn::FIRST);
 }
+
+#[test]
+fn a_log_whose_directory_is_taken_away_fails_and_still_closes() {
+    let scratch = Scratch::new("liveness-removed");
+    let dir = scratch.join("log");
+    let log = Log::open(&dir, Options::default().segment_bytes(1 << 20)).wait().unwrap();
+    run(async {
+        log.append(b"first").await.unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+        let mut left = 10_000;
+        while log.append(&[1; 4000]).await.is_ok() && left > 0 {
+            left -= 1;
+        }
+        assert!(left > 0, "segments come from nowhere");
+        assert!(log.close().await.is_err());
+    });
+}

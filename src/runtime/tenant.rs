@@ -569,7 +569,11 @@ impl Tenant {
             }
             // A device's flush is everybody's: one that failed for the helper may have dropped what this log wrote. And a
             // disk that fails otherwise than by a shortage is not one to go on with.
-            Err(failure) if !failure.is_shortage() => self.poison(Cause::Io(failure), woken),
+            Err(failure) if !failure.is_shortage() => {
+                // The helper is done, and a log that closes waits for it no more.
+                self.preparing = Preparing::Nothing;
+                self.poison(Cause::Io(failure), woken);
+            }
             Err(failure) => {
                 self.preparing = Preparing::Failed { at: now, failure: failure.clone() };
                 self.shared.stage.set_no_space(failure);
