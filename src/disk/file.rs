@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{
-    AtFlags, FallocateFlags, FcntlArg, OFlag, RenameFlags, fallocate, fcntl, openat, renameat, renameat2,
+    AtFlags, FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, RenameFlags, fallocate, fcntl, openat, posix_fadvise,
+    renameat, renameat2,
 };
 use nix::libc::{S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, off_t};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat, fstatat};
@@ -42,6 +43,10 @@ const DIRECTORY_MODE: Mode = Mode::S_IRWXU;
 
 /// The sector size that a short O_DIRECT transfer keeps to, except at the end of the file.
 const SECTOR: usize = 512;
+
+/// Where O_DIRECT is refused, a read of at least this many bytes leaves nothing in the page cache. Shorter ones look for
+/// places, and are often repeated.
+const FORGOTTEN_BYTES: usize = 64 << 10;
 
 /// A log's directory.
 pub(crate) struct RealDirectory {
@@ -314,6 +319,16 @@ impl SegmentFile for RealFile {
                 }
                 done -= done % SECTOR;
             }
+        }
+        if !self.direct && done >= FORGOTTEN_BYTES {
+            // A log that is read must not push out what others keep in memory. What is not written back yet stays.
+            let len = position(0, done).map_err(failed)?;
+            let _ = posix_fadvise(
+                &self.fd,
+                position(offset, 0).map_err(failed)?,
+                len,
+                PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+            );
         }
         Ok(done)
     }
