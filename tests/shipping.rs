@@ -280,6 +280,6 @@ async fn a_source_that_ends_in_order_leaves_nothing_behind() {
         primary.log().close().await.unwrap();
         let (standby, follower, _) = link.ended().await;
         assert_eq!(follower, Ok(()));
-        assert_eq!(records(standby.log().unwrap()), expected(600), "round {round}");
+        assert!(records(standby.log().unwrap()) == expected(600), "round {round}");
     }
 }

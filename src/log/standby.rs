@@ -203,10 +203,13 @@ impl Standby {
             over: None,
         };
         let ended = std::future::poll_fn(|cx| following.poll(cx)).await;
-        following.session.finish().await;
-        match ended {
-            ShipError::Closed => Ok(()),
-            error => Err(error),
+        let Following { session, .. } = following;
+        session.finish().await;
+        // In order: what was received is durable here, too.
+        match (ended, &self.log) {
+            (ShipError::Closed, Some(log)) => log.sync().await.map(|_| ()).map_err(|error| failed(&error)),
+            (ShipError::Closed, None) => Ok(()),
+            (error, _) => Err(error),
         }
     }
 
