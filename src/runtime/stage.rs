@@ -599,6 +599,7 @@ mod loom_model {
     use super::super::durable::loom_model::{Task, wait};
     use super::super::durable::{Durable, Place};
     use super::*;
+    use crate::format::{BATCH_HEADER_BYTES, record};
     #[cfg(ringwal_seeded_bugs)]
     use crate::sync::catches;
     use crate::sync::model;
@@ -622,7 +623,8 @@ mod loom_model {
                 match self.stage.stage(&entry, &mut None, turn) {
                     Outcome::NoRoom => task.sleep(),
                     Outcome::Refused(refusal) => return Err(refusal),
-                    Outcome::Staged(lsn) => {
+                    Outcome::Stale => unreachable!("one epoch"),
+                    Outcome::Staged(Mark { lsn, .. }) => {
                         task.sleep();
                         return wait(&self.durable, lsn, &task).map(|()| lsn).map_err(AppendError::from);
                     }
