@@ -54,9 +54,14 @@ impl Tenant {
         }
     }
 
+    /// Whether a new epoch is wished for and not yet beginning. Asked at every turn, before anything that costs more.
+    fn awaits_renewal(&self) -> bool {
+        !self.renewals.is_empty() && self.renewing.is_none() && !self.poisoned
+    }
+
     /// Brings the log to rest for the new epoch that is wished for, if one is.
     pub(super) fn prepare_renewal(&mut self, workshop: &dyn Workshop) {
-        if self.renewals.is_empty() || self.renewing.is_some() || self.poisoned {
+        if !self.awaits_renewal() {
             return;
         }
         self.shared.stage.hold();
@@ -75,13 +80,16 @@ impl Tenant {
         disk: &mut dyn Disk,
         woken: &mut Vec<Waker>,
     ) {
+        if !self.awaits_renewal() {
+            return;
+        }
         let rests = self.in_flight == 0
             && self.journal.is_settled()
             && self.preparing != Preparing::One
             && !matches!(self.freeing, Freeing::Busy { .. })
             && !self.is_retaining()
             && !self.shared.stage.holds_records();
-        if self.renewing.is_some() || self.poisoned || !rests {
+        if !rests {
             return;
         }
         let Some(Renewal { last, reopen, promise }) = self.renewals.pop_front() else { return };
