@@ -22,7 +22,7 @@ use crate::lsn::Lsn;
 use crate::method::Method;
 use crate::options::{Limits, Options};
 use crate::read::assess::{Depth, assess};
-use crate::read::cursor::Records;
+use crate::read::cursor::{Batches, Records};
 use crate::read::recover::{self, RecoveryReport, Surroundings, Truncation};
 use crate::read::survey::Survey;
 use crate::runtime::append::{AppendBatch, Pending};
@@ -127,8 +127,10 @@ fn read(dir: Arc<dyn Directory>, index: Arc<Index>, first: Lsn, last: Lsn) -> Re
         crate::error::ReadError::Damaged(damage) => OpenError::Damaged(damage),
         other => OpenError::NotALog { path: other.to_string().into(), what: "unreadable" },
     };
-    let records = Records::new(dir, index.clone(), index.cuts(), first, last).map_err(failed)?;
-    records.map(|record| record.map(|record| (record.lsn, record.payload.to_vec())).map_err(failed)).collect()
+    let batches = Batches::new(dir, index.clone(), index.cuts(), first, last).map_err(failed)?;
+    Records::of(batches)
+        .map(|record| record.map(|record| (record.lsn, record.payload.to_vec())).map_err(failed))
+        .collect()
 }
 
 impl Life {

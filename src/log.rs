@@ -36,7 +36,7 @@ pub(crate) use open::{Hosted, renewed};
 use crate::error::{AppendError, CursorError, ReadError, SubmitError};
 use crate::lsn::{LogId, Lsn};
 use crate::options::{Limits, Options};
-use crate::read::cursor::{Record, Records, clip};
+use crate::read::cursor::{Batches, Record, Records, clip};
 use crate::read::recover::RecoveryReport;
 use crate::read::tail::Tail;
 use crate::runtime::append::{Append, AppendBatch, Pending, Reserve, WaitDurable, block_on};
@@ -240,7 +240,7 @@ impl Log {
         if from < first {
             return Err(ReadError::Truncated { first });
         }
-        Records::new(shared.dir.clone(), shared.index.clone(), cuts, from, to)
+        Batches::of(shared, cuts, from, to).map(Records::of)
     }
 
     /// The durable records from `from` on (0 is as good as 1), and whatever becomes durable behind them, across rotations,

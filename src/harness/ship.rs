@@ -1,16 +1,14 @@
 //! What the simulation of log shipping needs of a simulated log: a chosen id, and batches as a source gets them.
 
-use bytes::Bytes;
-
 use super::Life;
+use crate::disk::Access;
 use crate::disk::sim::Sim;
 use crate::disk::sim::rng::Rng;
-use crate::disk::{Access, Buffer};
 use crate::error::OpenError;
-use crate::format::segment::segment_name;
-use crate::format::{BatchHeader, HeldBatch, SegmentHeader, Verdict};
+use crate::format::HeldBatch;
 use crate::lsn::{LogId, Lsn};
 use crate::options::Options;
+use crate::read::cursor::Batches;
 use crate::read::recover::Truncation;
 use crate::read::survey::Survey;
 use crate::ship::{Batch, Standing};
@@ -50,33 +48,10 @@ impl Life {
     }
 
     fn held(&self, lsn: Lsn, term: u64) -> Option<HeldBatch> {
-        let at = self.shared.index.find(lsn)?;
-        let behind = self.shared.index.behind(at.id);
-        let file = self.shared.dir.open(&segment_name(at.id), Access::Read).ok()?;
-        let mut bytes = Buffer::new(usize::try_from(file.len().ok()?).ok()?);
-        let len = file.read_at(&mut bytes, 0).ok()?;
-        let Verdict::Valid(segment) = SegmentHeader::decode(&bytes[..len]) else { return None };
-        let mut block = 1;
-        while block < segment.blocks {
-            let rest = bytes.get(block as usize * segment.block_bytes as usize..len)?;
-            let Verdict::Valid((mut header, crc)) = BatchHeader::decode(rest, segment.log_id, at.id, block) else {
-                return None;
-            };
-            let ends = behind.filter(|behind| behind.link == Some(header.link_to(crc)));
-            let end = ends.map_or(Lsn::MAX, |behind| behind.first.prev());
-            if header.count > 0 && header.last().min(end) >= lsn {
-                if header.first > lsn || !header.check(rest, segment.block_bytes) {
-                    return None;
-                }
-                header.term = term;
-                let whole = &rest[..header.bytes(segment.block_bytes)];
-                return Some(HeldBatch::new(header, &Bytes::copy_from_slice(whole)).until(end));
-            }
-            if ends.is_some() {
-                return None;
-            }
-            block += header.blocks(segment.block_bytes);
-        }
-        None
+        // Also what is not durable yet: the test decides what counts.
+        let batches = Batches::of(&self.shared, self.shared.index.cuts(), lsn, Lsn::MAX);
+        let mut held = batches.ok()?.advance().ok()??;
+        held.header.term = term;
+        Some(held)
     }
 }

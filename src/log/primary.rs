@@ -456,8 +456,8 @@ pub(super) fn answered<T>(answer: Option<Result<T, ReadError>>) -> Result<T, Rea
 impl Log {
     /// How the log stands at a durable record.
     pub(super) fn standing(&self, lsn: Lsn) -> Errand<Result<Option<Standing>, ReadError>> {
-        let log = self.handle.shared.clone();
-        let batches = Batches::new(log.dir.clone(), log.index.clone(), log.index.cuts(), lsn, lsn);
+        let shared = &self.handle.shared;
+        let batches = Batches::of(shared, shared.index.cuts(), lsn, lsn);
         Errand::start(move || Ok(batches?.advance()?.and_then(|held| Standing::of(&held, lsn))))
     }
 
@@ -471,8 +471,8 @@ impl Log {
         while low < high {
             let middle = low.plus((high.since(low)).div_ceil(2));
             let shared = &self.handle.shared;
-            let batch = Batches::new(shared.dir.clone(), shared.index.clone(), shared.index.cuts(), middle, middle)
-                .and_then(|mut batches| batches.advance());
+            let batch =
+                Batches::of(shared, shared.index.cuts(), middle, middle).and_then(|mut batches| batches.advance());
             match batch {
                 Ok(Some(held)) if held.header.term >= term => high = middle.prev(),
                 // What cannot be read counts as earlier: then nothing is promised before the next record.

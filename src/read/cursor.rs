@@ -5,16 +5,17 @@ use std::ops::{Bound, RangeBounds};
 use bytes::Bytes;
 
 use super::seek;
-use super::segment::{Found, Segment};
+use super::segment::{self, Found, Segment};
 use super::stretch::Stretches;
 use super::survey::follows;
-use crate::disk::{Access, Buffer, Directory};
+use crate::disk::Directory;
 use crate::error::{Damage, ReadError};
-use crate::format::segment::{SEGMENT_HEADER_BYTES, segment_name};
-use crate::format::{BatchHeader, HeldBatch, HeldRecords, SegmentHeader, Verdict};
+use crate::format::segment::segment_name;
+use crate::format::{BatchHeader, HeldBatch, HeldRecords, Verdict};
 use crate::journal::PathSegment;
 use crate::journal::recovery::Row;
 use crate::lsn::{Lsn, SegmentId};
+use crate::runtime::Shared;
 use crate::runtime::index::Index;
 use crate::runtime::sync::Arc;
 
@@ -78,6 +79,11 @@ impl Batches {
     ) -> Result<Self, ReadError> {
         let stretches = Stretches::new(dir.block_bytes()?);
         Ok(Self { dir, index, stretches, place: None, next, last, cuts })
+    }
+
+    /// The same of a log that is open here.
+    pub(crate) fn of(shared: &Shared, cuts: u64, next: Lsn, last: Lsn) -> Result<Self, ReadError> {
+        Self::new(shared.dir.clone(), shared.index.clone(), cuts, next, last)
     }
 
     /// The first LSN that was not yielded yet.
@@ -170,15 +176,12 @@ impl Batches {
     }
 
     fn enter(&self, id: SegmentId) -> Result<Cursor, ReadError> {
-        let file = match self.dir.open(&segment_name(id), Access::Read) {
+        let (file, verdict) = match segment::open(&*self.dir, &segment_name(id)) {
             // Gone since the index was asked.
             Err(_) if self.is_overtaken() => return Err(self.truncated()),
-            file => file?,
+            opened => opened?,
         };
-        let align = self.dir.block_bytes()? as usize;
-        let mut block = Buffer::new(align.max(SEGMENT_HEADER_BYTES));
-        let len = file.read_at(&mut block, 0)?;
-        match SegmentHeader::decode(&block[..len]) {
+        match verdict {
             Verdict::Valid(header) if header.id == id => {
                 Ok(Cursor { segment: Segment { header, file }, block: 1, before: None, behind: self.index.behind(id) })
             }
@@ -244,16 +247,9 @@ pub struct Records {
 }
 
 impl Records {
-    /// Records `next..=last`, which the chain held when the log had been cut back so often.
-    pub(crate) fn new(
-        dir: Arc<dyn Directory>,
-        index: Arc<Index>,
-        cuts: u64,
-        next: Lsn,
-        last: Lsn,
-    ) -> Result<Self, ReadError> {
-        let batches = Batches::new(dir, index, cuts, next, last)?;
-        Ok(Self { batches, batch: HeldRecords::default(), failed: false })
+    /// The records of these batches.
+    pub(crate) fn of(batches: Batches) -> Self {
+        Self { batches, batch: HeldRecords::default(), failed: false }
     }
 }
 

@@ -10,14 +10,14 @@ use std::time::Duration;
 use super::assess::Depth;
 use super::cursor::{Batches, Record};
 use super::reader::judge;
-use super::segment::{Found, Segment, Window};
+use super::segment::{self, Found, Segment, Window};
 use super::survey::follows;
 use crate::disk::file::RealDirectory;
 use crate::disk::watch::Watch;
-use crate::disk::{Access, Buffer, Directory};
-use crate::error::{IoFailure, OpenError, ReadError};
-use crate::format::segment::{Name, SEGMENT_HEADER_BYTES, parse_name, segment_name};
-use crate::format::{HeldBatch, HeldRecords, SegmentHeader, Verdict};
+use crate::disk::{Access, Directory};
+use crate::error::{IoFailure, Op, OpenError, ReadError};
+use crate::format::segment::{Name, parse_name, segment_name};
+use crate::format::{HeldBatch, HeldRecords, Verdict};
 use crate::journal::PathSegment;
 use crate::lsn::{LogId, Lsn, SegmentId};
 use crate::runtime::index::Index;
@@ -284,14 +284,13 @@ impl Follow {
 
     /// A segment of this log; none if it is gone, or not whole.
     fn open_segment(&self, id: SegmentId) -> Result<Option<Segment>, IoFailure> {
-        let Ok(file) = self.dir.open(&segment_name(id), Access::Read) else { return Ok(None) };
-        let mut block = Buffer::new((self.dir.block_bytes()? as usize).max(SEGMENT_HEADER_BYTES));
-        let len = file.read_at(&mut block, 0)?;
-        Ok(match SegmentHeader::decode(&block[..len]) {
-            Verdict::Valid(header) if header.id == id && Some(header.log_id) == self.log_id => {
+        Ok(match segment::open(&*self.dir, &segment_name(id)) {
+            Ok((file, Verdict::Valid(header))) if header.id == id && Some(header.log_id) == self.log_id => {
                 Some(Segment { header, file })
             }
-            _ => None,
+            Ok(_) => None,
+            Err(failure) if failure.op == Op::Open => None,
+            Err(failure) => return Err(failure),
         })
     }
 

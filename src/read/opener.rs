@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use super::assess::Assessment;
 use super::recover::{Opened, RecoveryReport, Surroundings};
-use super::segment::{Found, Segment};
+use super::segment::{self, Found, Segment};
 use super::settled::last_records;
 use super::survey::{Refusal, Survey};
 use super::walk::Walk;
-use crate::disk::{Access, Buffer, Directory};
+use crate::disk::{Buffer, Directory};
 use crate::error::{Damage, OpenError};
-use crate::format::segment::{SEGMENT_HEADER_BYTES, segment_name, spare_name};
+use crate::format::segment::{segment_name, spare_name};
 use crate::format::{BatchHeader, Kind, RecordCrc, RecordKind, SegmentHeader, Verdict, record};
 use crate::journal::placement::SPARES_MAX;
 use crate::journal::recovery::Row;
@@ -111,10 +111,8 @@ impl<'a> Opener<'a> {
     /// Whether a spare is a whole segment that was freed, to be used again as it is: it still carries its own id, one that
     /// was used. What is being prepared carries the id that it is to have.
     fn was_segment(&self, number: u64, used_max: SegmentId) -> Result<bool, OpenError> {
-        let file = self.dir.open(&spare_name(number), Access::Read)?;
-        let mut block = Buffer::new((self.limits.block_bytes as usize).max(SEGMENT_HEADER_BYTES));
-        let len = file.read_at(&mut block, 0)?;
-        Ok(match SegmentHeader::decode(&block[..len]) {
+        let (file, verdict) = segment::open(self.dir, &spare_name(number))?;
+        Ok(match verdict {
             Verdict::Valid(header) => {
                 let freed = header.id.get() == number && header.id <= used_max && header.log_id == self.chain.log_id;
                 freed && self.is_alike(&header) && file.len()? == header.bytes()

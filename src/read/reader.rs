@@ -4,7 +4,7 @@ use std::ops::RangeBounds;
 use std::path::Path;
 
 use super::assess::{Assessment, Depth, assess};
-use super::cursor::{Record, Records, clip};
+use super::cursor::{Batches, Record, Records, clip};
 use super::segment::Window;
 use super::survey::{Refusal, Survey};
 use crate::disk::file::RealDirectory;
@@ -100,7 +100,7 @@ impl Reader {
         if from < self.first {
             return Err(ReadError::Truncated { first: self.first });
         }
-        Records::new(self.dir.clone(), self.index.clone(), self.index.cuts(), from, to)
+        Batches::new(self.dir.clone(), self.index.clone(), self.index.cuts(), from, to).map(Records::of)
     }
 
     /// One record, if the reader shows it.

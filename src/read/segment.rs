@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::ahead::Ahead;
 use super::stretch::header_in;
-use crate::disk::{Buffer, SegmentFile};
+use crate::disk::{Access, Buffer, Directory, SegmentFile};
 use crate::error::IoFailure;
+use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::format::{BatchHeader, Link, SegmentHeader, Verdict};
 use crate::lsn::SegmentId;
 
@@ -47,6 +48,18 @@ impl Segment {
     pub(crate) fn offset(&self, block: u32) -> u64 {
         u64::from(block) * u64::from(self.header.block_bytes)
     }
+}
+
+/// Opens a file to read, and says what its static block is.
+pub(crate) fn open(
+    dir: &dyn Directory,
+    name: &str,
+) -> Result<(Arc<dyn SegmentFile>, Verdict<SegmentHeader>), IoFailure> {
+    let file = dir.open(name, Access::Read)?;
+    let mut block = Buffer::new((dir.block_bytes()? as usize).max(SEGMENT_HEADER_BYTES));
+    let len = file.read_at(&mut block, 0)?;
+    let verdict = SegmentHeader::decode(&block[..len]);
+    Ok((file, verdict))
 }
 
 /// A stretch of one segment held in memory: one for each sequential reader. Whoever reads on in order is read ahead of,

@@ -172,7 +172,7 @@ impl Feed {
         if self.next < first {
             return Err(ReadError::Truncated { first });
         }
-        let batches = Batches::new(self.shared.dir.clone(), self.shared.index.clone(), cuts, self.next, to)?;
+        let batches = Batches::of(&self.shared, cuts, self.next, to)?;
         Ok(Reading::Waiting { fetch: Fetch::start(batches), to, load: VecDeque::new() })
     }
 

@@ -1,6 +1,7 @@
 //! THREADS AND WAKERS: no policy.
 //!
-//! - [`stage`]: appenders ([`entry`]) -> ring thread, over [`batches`] and [`queue`]. [`durable`]: the watermark and who waits for it.
+//! - [`stage`]: appenders ([`entry`]) -> ring thread, over [`batches`] and [`queue`]. [`durable`]: the watermark and who
+//!   waits for it.
 //! - [`driver`]: the loop, over [`tenant`]s. [`threads`]: the threads it runs on, and the helper that prepares segments.
 //!   [`local`]: the loop inside a caller's own thread.
 //! - [`append`]: the futures. [`recent`]: what was just written, for those who follow. [`errands`]: blocking work for
