@@ -4,6 +4,7 @@
 
 mod copies;
 mod exhaustive;
+mod history;
 mod random;
 #[cfg(ringwal_seeded_bugs)]
 mod seeded;

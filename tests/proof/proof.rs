@@ -1,0 +1,148 @@
+//! The proof: every rig that tries to make ringwal lose something, as long as anybody lets it.
+//!
+//! ```sh
+//! cargo run --release --features cli,sim --example proof -- list
+//! cargo run --release --features cli,sim --example proof -- run sim --count 10000000
+//! cargo run --release --features cli,sim --example proof -- table
+//! ```
+//!
+//! A rig is a function that tries and tallies ([`rigs`]); a run gives it seeds and says when it is enough ([`run`]); what
+//! came of it is one line in a summary file ([`summary`]), which counts as long as the sources that it proved are as they
+//! were. `cargo test` runs a few tries of most rigs, `.ci/run` a slice of each.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+#![allow(clippy::unwrap_used, reason = "a rig that fails says where")]
+
+#[path = "../common"]
+mod common {
+    #![allow(dead_code, reason = "each program uses its part")]
+    pub(crate) mod rig;
+}
+
+#[path = "../sim/history.rs"]
+mod history;
+#[allow(dead_code, reason = "the test uses all of it")]
+#[path = "../sim/world.rs"]
+mod world;
+
+mod rigs;
+mod run;
+mod sim;
+mod summary;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use rigs::{RIGS, Rig};
+use run::{Goal, Run};
+use summary::Summary;
+
+/// Tries to make ringwal lose something, and counts.
+#[derive(Parser)]
+#[command(name = "proof", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Every rig: what it tries, how much of it is wanted, and whether it can run here.
+    List,
+    /// Runs rigs, one after the other. Exit code 1: something that was promised did not hold.
+    Run(RunArguments),
+    /// What all runs in the summary add up to, for the sources as they are now.
+    Table {
+        /// The summary file.
+        #[arg(long, value_name = "FILE", default_value_os_t = Summary::committed())]
+        summary: PathBuf,
+    },
+}
+
+#[derive(Parser)]
+struct RunArguments {
+    /// Names of rigs, or `all`.
+    #[arg(required = true)]
+    rigs: Vec<String>,
+    /// How many tries of each; without this and --minutes, the slice that continuous integration runs.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// How long each may take.
+    #[arg(long, value_name = "M")]
+    minutes: Option<f64>,
+    /// The first seed: from the clock unless given. A violation prints the one that shows it again.
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// How many threads a rig may use: the machine's cores unless given.
+    #[arg(long, value_name = "J")]
+    jobs: Option<usize>,
+    /// Where a line is added for each run.
+    #[arg(long, value_name = "FILE", default_value_os_t = Summary::committed())]
+    summary: PathBuf,
+}
+
+fn main() -> ExitCode {
+    if let Some(role) = common::rig::role() {
+        rigs::child(&role);
+        return ExitCode::SUCCESS;
+    }
+    let done = match Arguments::parse().command {
+        Command::List => {
+            list();
+            Ok(true)
+        }
+        Command::Run(arguments) => run_all(&arguments),
+        Command::Table { summary } => Summary::at(summary).table(),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(why) => {
+            eprintln!("proof: {why}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn list() {
+    for rig in RIGS {
+        println!("{:<16} {}", rig.name, rig.what);
+        println!("{:<16} wanted: {} {}; a slice is {}", "", rig.target, rig.unit, rig.slice);
+        if let Some(why) = (rig.missing)() {
+            println!("{:<16} cannot run here: {why}", "");
+        }
+    }
+}
+
+/// Whether all promises held.
+fn run_all(arguments: &RunArguments) -> Result<bool, String> {
+    let chosen = chosen(&arguments.rigs)?;
+    let summary = Summary::at(arguments.summary.clone());
+    let origin = summary::Origin::read()?;
+    let mut held = true;
+    for rig in chosen {
+        if let Some(why) = (rig.missing)() {
+            common::rig::skip(rig.name, &why);
+            continue;
+        }
+        let goal = match (arguments.count, arguments.minutes) {
+            (None, None) => Goal { count: Some(rig.slice), minutes: None },
+            (count, minutes) => Goal { count, minutes },
+        };
+        let run = Run::new(rig, goal, arguments.seed, arguments.jobs)?;
+        held &= run.carry_out(&summary, &origin)?;
+    }
+    Ok(held)
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static Rig>, String> {
+    if names.iter().any(|name| name == "all") {
+        return Ok(RIGS.iter().collect());
+    }
+    let find = |name: &String| {
+        let known = || RIGS.iter().map(|rig| rig.name).collect::<Vec<_>>().join(", ");
+        RIGS.iter().find(|rig| rig.name == name).ok_or_else(|| format!("no rig {name}; there are {}", known()))
+    };
+    names.iter().map(find).collect()
+}
