@@ -20,6 +20,8 @@ mod common {
 
 #[path = "../sim/crowd.rs"]
 mod crowd;
+#[path = "../sim/exhaustive.rs"]
+mod exhaustive;
 #[path = "../sim/history.rs"]
 mod history;
 #[path = "../sim/rot.rs"]

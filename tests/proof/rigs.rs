@@ -23,15 +23,26 @@ fn nothing() -> Option<String> {
     None
 }
 
-pub(crate) const RIGS: &[Rig] = &[Rig {
-    name: "sim",
-    what: "seeded histories on the simulated disk, crashed anywhere, each drawn twice with one trace",
-    unit: "crashes",
-    target: 10_000_000,
-    slice: 400_000,
-    missing: nothing,
-    run: crate::sim::random,
-}];
+pub(crate) const RIGS: &[Rig] = &[
+    Rig {
+        name: "sim",
+        what: "seeded histories on the simulated disk, crashed anywhere, each drawn twice with one trace",
+        unit: "crashes",
+        target: 10_000_000,
+        slice: 400_000,
+        missing: nothing,
+        run: crate::sim::random,
+    },
+    Rig {
+        name: "exhaustive",
+        what: "every workload of up to 4 operations, every method, every crash point, crashes in recovery three deep",
+        unit: "workloads",
+        target: 2_801,
+        slice: 40,
+        missing: nothing,
+        run: crate::sim::exhaustive,
+    },
+];
 
 /// This program again, as a rig's child: a writer to be killed, a rival, a witness.
 pub(crate) fn child(role: &str) {

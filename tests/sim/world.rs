@@ -99,7 +99,7 @@ impl Oracle {
 
     pub(crate) fn same(&self, records: &[(Lsn, Vec<u8>)]) -> Result<(), Violation> {
         let first = records.first().map_or(1, |(lsn, _)| usize::try_from(lsn.get()).unwrap());
-        if first > self.first.max(self.before.unwrap_or(1)).max(1) {
+        if first > self.first() {
             return violated("A1", format!("begins at {first} instead of {}", self.first));
         }
         for (at, (lsn, record)) in (first - 1..).zip(records) {
@@ -138,8 +138,19 @@ impl Oracle {
         Ok(())
     }
 
+    /// A truncation of what stands before `n`, or behind it, has begun: it happens or not.
+    pub(crate) fn truncating(&mut self, before: Option<usize>, after: Option<usize>) {
+        self.before = self.before.max(before);
+        self.after.extend(after);
+    }
+
+    /// The first record there may be.
+    pub(crate) fn first(&self) -> usize {
+        self.first.max(self.before.unwrap_or(1)).max(1)
+    }
+
     /// The log was cut back behind record `n`.
-    fn cut(&mut self, n: usize) {
+    pub(crate) fn cut(&mut self, n: usize) {
         self.staged.truncate(n);
         self.groups.retain(|(_, last)| *last <= n);
         self.promised = n;
@@ -298,12 +309,12 @@ impl<'a> World<'a> {
         if self.rng.one_in(2) {
             let before = first + self.rng.below(last - first);
             self.tally.count("truncations before");
-            self.oracle.before = self.oracle.before.max(usize::try_from(before).ok());
+            self.oracle.truncating(usize::try_from(before).ok(), None);
             return (Some(Lsn::new(before)), None);
         }
         let after = first.max(last.saturating_sub(self.rng.below(8)));
         self.tally.count("truncations after");
-        self.oracle.after.push(usize::try_from(after).unwrap());
+        self.oracle.truncating(None, usize::try_from(after).ok());
         (None, Some(Lsn::new(after)))
     }
 
@@ -373,11 +384,10 @@ impl<'a> World<'a> {
 
     /// A live log frees its oldest segments: of the running epoch, most of the time.
     fn recycle(&mut self, life: &Life) {
-        let (first, last) =
-            (self.oracle.first.max(self.oracle.before.unwrap_or(1)).max(1) as u64, life.durable().get());
+        let (first, last) = (self.oracle.first() as u64, life.durable().get());
         if first < last {
             let before = first + self.rng.below(last - first + 1);
-            self.oracle.before = self.oracle.before.max(usize::try_from(before).ok());
+            self.oracle.truncating(usize::try_from(before).ok(), None);
             self.tally.count("segments freed below");
             life.recycle(Lsn::new(before));
         }
@@ -385,13 +395,13 @@ impl<'a> World<'a> {
 
     /// A live log takes back its last records, and goes on.
     fn cut_back(&mut self, life: &mut Life) -> Result<(), Violation> {
-        let first = self.oracle.first.max(self.oracle.before.unwrap_or(1)).max(1) as u64;
+        let first = self.oracle.first() as u64;
         let durable = life.durable().get();
         if life.poisoned() || durable < first {
             return Ok(());
         }
         let last = first.max(durable.saturating_sub(self.rng.below(8)));
-        self.oracle.after.push(usize::try_from(last).unwrap());
+        self.oracle.truncating(None, usize::try_from(last).ok());
         life.truncate_after(Lsn::new(last), self.rng.next_u64());
         let meanwhile = self.rng.below(12);
         let (begins, mut contradicts) = (self.oracle.before, false);
@@ -401,7 +411,7 @@ impl<'a> World<'a> {
                 let before = first + self.rng.below(durable - first + 1);
                 // An empty log tells nobody where it ends: the oracle goes by its records.
                 let before = before - u64::from(before == last + 1);
-                self.oracle.before = self.oracle.before.max(usize::try_from(before).ok());
+                self.oracle.truncating(usize::try_from(before).ok(), None);
                 contradicts = before > last + 1;
                 life.recycle(Lsn::new(before));
             }
