@@ -10,7 +10,7 @@ use std::time::Duration;
 use ringwal::harness::{Call, Life, batches, first_segment_bytes, judge, shown};
 use ringwal::sim::rng::Rng;
 use ringwal::sim::{Dsync, Faults, FlushScope, Sim, SimOptions, Snapshot};
-use ringwal::{AppendError, Lsn, Method, OpenError, Options, SubmitError};
+use ringwal::{AppendError, Lsn, Method, OpenError, Options, RecoveryMode, SubmitError};
 
 use crate::crowd::Crowd;
 
@@ -595,6 +595,15 @@ impl<'a> World<'a> {
         Ok(())
     }
 
+    /// Who asked for absolute consistency is told of the torn tail, and nothing changes.
+    fn refuses_a_torn_tail(&mut self) -> Result<(), Violation> {
+        let strict = self.options.clone().recovery_mode(RecoveryMode::AbsoluteConsistency);
+        match Life::open(&self.sim, &strict, 1) {
+            Err(OpenError::Torn { .. }) => Ok(()),
+            other => violated("A8", format!("a torn tail is not refused: {other:?}")),
+        }
+    }
+
     /// `verify` agrees with what an opening would do, calls nothing damaged, and changes nothing.
     fn verify(&mut self) -> Result<(), Violation> {
         let before = self.sim.hash();
@@ -603,6 +612,9 @@ impl<'a> World<'a> {
                 judge(&self.sim, whole).map_err(|error| Violation { assertion: "A5", text: error.to_string() })?;
             if verdict.damaged {
                 return violated("A8", format!("false alarm {} (whole: {whole})", verdict.label));
+            }
+            if verdict.label == "R12" {
+                self.refuses_a_torn_tail()?;
             }
             if !self.oracle.would_recover(usize::try_from(verdict.last.get()).unwrap()) {
                 return violated("A1", format!("{} judged as {:?}", self.oracle.promised, verdict));
