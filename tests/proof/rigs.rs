@@ -26,10 +26,10 @@ fn nothing() -> Option<String> {
 pub(crate) const RIGS: &[Rig] = &[
     Rig {
         name: "sim",
-        what: "seeded histories on the simulated disk, crashed anywhere, each drawn twice with one trace",
+        what: "seeded histories on the simulated disk, crashed anywhere; many callers, faults, truncations, rot at the end",
         unit: "crashes",
         target: 10_000_000,
-        slice: 400_000,
+        slice: 100_000,
         missing: nothing,
         run: crate::sim::random,
     },
@@ -38,9 +38,18 @@ pub(crate) const RIGS: &[Rig] = &[
         what: "every workload of up to 4 operations, every method, every crash point, crashes in recovery three deep",
         unit: "workloads",
         target: 2_801,
-        slice: 40,
+        slice: 30,
         missing: nothing,
         run: crate::sim::exhaustive,
+    },
+    Rig {
+        name: "ship",
+        what: "seeded histories of shipped logs on a simulated network, with power cuts and promotions",
+        unit: "histories",
+        target: 100_000,
+        slice: 1_000,
+        missing: nothing,
+        run: crate::ship::simulated,
     },
 ];
 
