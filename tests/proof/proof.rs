@@ -15,7 +15,18 @@
 #[path = "../common"]
 mod common {
     #![allow(dead_code, reason = "each program uses its part")]
+    pub(crate) mod cuts;
+    pub(crate) mod image;
+    pub(crate) mod logwrites;
+    pub(crate) mod manner;
+    pub(crate) mod powercut;
+    pub(crate) mod recording;
+    pub(crate) mod replay;
     pub(crate) mod rig;
+    pub(crate) mod survivor;
+    pub(crate) mod tape;
+    pub(crate) mod witness;
+    pub(crate) mod workload;
 }
 
 #[path = "../sim/history.rs"]
@@ -24,6 +35,7 @@ mod history;
 #[path = "../sim/world.rs"]
 mod world;
 
+mod powercut;
 mod rigs;
 mod run;
 mod sim;

@@ -1,5 +1,6 @@
 //! The rigs by name.
 
+use crate::powercut;
 use crate::run::Run;
 
 /// One way to try to make the log lose something.
@@ -23,15 +24,53 @@ fn nothing() -> Option<String> {
     None
 }
 
-pub(crate) const RIGS: &[Rig] = &[Rig {
-    name: "sim",
-    what: "seeded histories on the simulated disk, crashed anywhere, each drawn twice with one trace",
-    unit: "crashes",
-    target: 10_000_000,
-    slice: 400_000,
-    missing: nothing,
-    run: crate::sim::random,
-}];
+pub(crate) const RIGS: &[Rig] = &[
+    Rig {
+        name: "sim",
+        what: "seeded histories on the simulated disk, crashed anywhere, each drawn twice with one trace",
+        unit: "crashes",
+        target: 10_000_000,
+        slice: 400_000,
+        missing: nothing,
+        run: crate::sim::random,
+    },
+    Rig {
+        name: "powercut-ext4",
+        what: "every state that a power cut can leave behind a recorded writer, on ext4",
+        unit: "crash points",
+        target: 500_000,
+        slice: 1_000,
+        missing: powercut::missing_ext4,
+        run: powercut::ext4,
+    },
+    Rig {
+        name: "powercut-xfs",
+        what: "every state that a power cut can leave behind a recorded writer, on xfs",
+        unit: "crash points",
+        target: 500_000,
+        slice: 1_000,
+        missing: powercut::missing_xfs,
+        run: powercut::xfs,
+    },
+    Rig {
+        name: "chains-double",
+        what: "a power cut behind a power cut, on ext4 and xfs",
+        unit: "double crash chains",
+        target: 100_000,
+        slice: 500,
+        missing: powercut::missing_xfs,
+        run: powercut::double,
+    },
+    Rig {
+        name: "chains-triple",
+        what: "three power cuts, one behind the other, on ext4 and xfs",
+        unit: "triple crash chains",
+        target: 10_000,
+        slice: 500,
+        missing: powercut::missing_xfs,
+        run: powercut::triple,
+    },
+];
 
 /// This program again, as a rig's child: a writer to be killed, a rival, a witness.
 pub(crate) fn child(role: &str) {
