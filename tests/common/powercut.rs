@@ -88,19 +88,24 @@ pub(crate) fn mount_privately() -> Result<(), String> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(|errno| format!("mount: {errno}"))
 }
 
-/// Why the rig cannot be had here; `None` if it can.
+/// Why the recorder in another process cannot be had here; `None` if it can.
 pub(crate) fn unavailable(fs: FileSystem) -> Option<String> {
+    no_file_system(fs).or_else(|| lacks(DAEMON))
+}
+
+/// Why no file system of this kind can be had here; `None` if it can.
+pub(crate) fn no_file_system(fs: FileSystem) -> Option<String> {
     if !super::rig::is_root() {
         return Some("needs root".to_owned());
     }
-    for file in ["/dev/fuse", "/dev/loop-control"] {
-        if !Path::new(file).exists() {
-            return Some(format!("needs {file}"));
-        }
+    if let Some(file) = ["/dev/fuse", "/dev/loop-control"].into_iter().find(|file| !Path::new(file).exists()) {
+        return Some(format!("needs {file}"));
     }
-    let tools = [DAEMON, "losetup", &format!("mkfs.{}", fs.name())].map(str::to_owned);
-    let missing = tools.iter().find(|tool| run("sh", &["-c", &format!("command -v {tool}")]).is_err());
-    missing.map(|tool| format!("needs {tool}"))
+    lacks("losetup").or_else(|| lacks(&format!("mkfs.{}", fs.name())))
+}
+
+fn lacks(tool: &str) -> Option<String> {
+    run("sh", &["-c", &format!("command -v {tool}")]).is_err().then(|| format!("needs {tool}"))
 }
 
 /// Runs a command to its end; its standard output, or what it complained of.
@@ -265,18 +270,18 @@ impl Recorder {
     }
 
     /// The disk stalls: the daemon is stopped. It goes on when the answer is dropped; if that does not happen because a
-    /// test that should not wait for the disk does, after a while, so that it fails instead of hanging.
-    pub(crate) fn stall(&self) -> Stall {
+    /// test that should not wait for the disk does, after `longest`, so that it fails instead of hanging.
+    pub(crate) fn stall(&self, longest: Duration) -> Stall {
         let pid = self.daemon.pid;
         kill(pid, Signal::SIGSTOP).unwrap();
         let (over, wait) = std::sync::mpsc::channel::<()>();
         std::thread::spawn(move || {
-            if wait.recv_timeout(STALL_MAX) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            if wait.recv_timeout(longest) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 say(&format!("something waits for the stalled disk:\n{}", kernel_stacks()));
             }
             let _ = kill(pid, Signal::SIGCONT);
         });
-        Stall { pid, _over: over, since: Instant::now() }
+        Stall { pid, _over: over, since: Instant::now(), longest }
     }
 
     /// Ends the recording: all that was recorded.
@@ -309,15 +314,16 @@ pub(crate) struct Stall {
     pid: Pid,
     _over: std::sync::mpsc::Sender<()>,
     since: Instant,
+    longest: Duration,
 }
 
 /// No test keeps a disk stalled for longer.
-const STALL_MAX: Duration = Duration::from_secs(20);
+pub(crate) const STALL_MAX: Duration = Duration::from_secs(20);
 
 impl Stall {
     /// Whether it went on by itself: nothing that came of it says anything about a stalled disk.
     pub(crate) fn is_over(&self) -> bool {
-        self.since.elapsed() >= STALL_MAX
+        self.since.elapsed() >= self.longest
     }
 }
 

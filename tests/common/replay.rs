@@ -36,6 +36,16 @@ impl Replay {
         self.scratch.join("mnt")
     }
 
+    /// Keeps a sparse copy of an image, for whoever wants to know what was wrong.
+    pub(crate) fn keep(image: &Image, name: &str) -> Result<PathBuf, String> {
+        let path = Scratch::place().join(format!("{name}.img"));
+        let told = |error: std::io::Error| format!("{}: {error}", path.display());
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).map_err(told)?;
+        file.set_len(image.bytes()).map_err(told)?;
+        image.put(&file);
+        Ok(path)
+    }
+
     /// Calls `look` with the image mounted. What the kernel and `look` write is gone with the next image.
     pub(crate) fn mounted<T>(&self, image: &Image, look: impl FnOnce(&Path) -> T) -> Result<T, String> {
         image.put(&self.file);

@@ -1,8 +1,11 @@
 //! What a log is like after a crash, as its next writer finds it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use ringwal::{Log, OpenError, Options, Reader, State, verify};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use super::rig::fingerprint;
 use super::witness::Wrong;
@@ -29,8 +32,7 @@ pub(crate) fn recover(dir: &Path, options: &Options, thorough: bool) -> Result<S
         return Err(Wrong::new("A7", format_args!("LSN {lsn} was shown to a reader before the log was opened")));
     }
     let next = survivor.first + survivor.records.len() as u64;
-    let appended = log.submit(b"after the cut").map_err(|error| Wrong::new("A5", format_args!("submit: {error}")));
-    let lsn = appended?.wait().map_err(|error| Wrong::new("A5", format_args!("append: {error}")))?;
+    let lsn = runtime().block_on(lively(log.append(b"after the cut")))?;
     if lsn.get() != next {
         return Err(Wrong::new("A5", format_args!("the next record got LSN {lsn} instead of {next}")));
     }
@@ -47,6 +49,23 @@ pub(crate) fn recover(dir: &Path, options: &Options, thorough: bool) -> Result<S
         log.close().wait().map_err(|error| Wrong::new("A5", format_args!("close: {error}")))?;
     }
     Ok(survivor)
+}
+
+/// One that runs on its caller's thread.
+pub(crate) fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+/// No future takes longer.
+const LIVELY: Duration = Duration::from_secs(60);
+
+/// Every future resolves (A10), and on a disk without faults with success (A5).
+pub(crate) async fn lively<T, E: std::fmt::Display>(future: impl Future<Output = Result<T, E>>) -> Result<T, Wrong> {
+    match timeout(LIVELY, future).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(Wrong::new("A5", error)),
+        Err(_) => Err(Wrong::new("A10", format_args!("not resolved within {} s", LIVELY.as_secs()))),
+    }
 }
 
 /// Looks without opening for writing: nothing changes, and nothing is called damaged. What a reader is shown.

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use fuser::{
     BackgroundSession, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, LockOwner, OpenFlags,
@@ -18,7 +18,7 @@ use super::powercut::{FileSystem, Loop, Mount};
 use super::rig::Scratch;
 use super::witness::Position;
 
-/// Which flushes fail, counted from 1 since the disk was put in.
+/// Which flushes fail, counted from 1 since it was said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Faulty {
     #[default]
@@ -44,6 +44,14 @@ struct Reel {
     entries: Vec<Entry>,
     flushes: u64,
     faulty: Faulty,
+    /// The first flush that failed: at which entry, and when.
+    failed: Option<(usize, Instant)>,
+}
+
+impl Reel {
+    fn new(disk: Image) -> Self {
+        Self { disk, entries: Vec::new(), flushes: 0, faulty: Faulty::None, failed: None }
+    }
 }
 
 #[derive(Debug)]
@@ -130,6 +138,8 @@ impl Filesystem for Disk {
         let mut reel = self.reel.lock().unwrap();
         reel.flushes += 1;
         if reel.faulty.hits(reel.flushes) {
+            let at = reel.entries.len();
+            reel.failed.get_or_insert((at, Instant::now()));
             return reply.error(Errno::EIO);
         }
         self.keep(reel, Entry { offset: 0, flush: true, data: Vec::new() });
@@ -177,7 +187,7 @@ impl Tape {
         let scratch = Scratch::new(&format!("tape-{}", fs.name()));
         let disk = fs.blank()?;
         let (bytes, position) = (disk.bytes(), Arc::new(AtomicU64::new(0)));
-        let reel = Arc::new(Mutex::new(Reel { disk, entries: Vec::new(), flushes: 0, faulty: Faulty::None }));
+        let reel = Arc::new(Mutex::new(Reel::new(disk)));
         let file = scratch.join("disk");
         std::fs::write(&file, []).map_err(|error| error.to_string())?;
         let session = fuser::spawn_mount(
@@ -191,8 +201,8 @@ impl Tape {
     }
 
     /// Puts in another disk, of the same file system, while nothing is mounted.
-    pub(crate) fn put_in(&self, disk: Image, faulty: Faulty) {
-        *self.reel.lock().unwrap() = Reel { disk, entries: Vec::new(), flushes: 0, faulty };
+    pub(crate) fn put_in(&self, disk: Image) {
+        *self.reel.lock().unwrap() = Reel::new(disk);
         self.position.store(0, Ordering::SeqCst);
         self.device.forget_cache();
     }
@@ -210,9 +220,15 @@ impl Tape {
         Position::Shared(self.position.clone())
     }
 
-    /// How many flushes came, failed ones included.
-    pub(crate) fn flushes(&self) -> u64 {
-        self.reel.lock().unwrap().flushes
+    /// From now on these flushes fail.
+    pub(crate) fn fail(&self, faulty: Faulty) {
+        let mut reel = self.reel.lock().unwrap();
+        (reel.flushes, reel.faulty) = (0, faulty);
+    }
+
+    /// The first flush that failed since the disk was put in: at which entry, and when.
+    pub(crate) fn failed(&self) -> Option<(usize, Instant)> {
+        self.reel.lock().unwrap().failed
     }
 
     pub(crate) fn file_system(&self) -> FileSystem {

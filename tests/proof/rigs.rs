@@ -58,7 +58,7 @@ pub(crate) const RIGS: &[Rig] = &[
         unit: "double crash chains",
         target: 100_000,
         slice: 500,
-        missing: powercut::missing_xfs,
+        missing: powercut::missing_either,
         run: powercut::double,
     },
     Rig {
@@ -67,8 +67,26 @@ pub(crate) const RIGS: &[Rig] = &[
         unit: "triple crash chains",
         target: 10_000,
         slice: 500,
-        missing: powercut::missing_xfs,
+        missing: powercut::missing_either,
         run: powercut::triple,
+    },
+    Rig {
+        name: "flush-eio",
+        what: "the n-th flush to the disk fails, for every n of a 200-append run, once and from then on",
+        unit: "failed flushes",
+        target: 5_000,
+        slice: 100,
+        missing: powercut::missing_either,
+        run: powercut::flushes,
+    },
+    Rig {
+        name: "stall",
+        what: "the disk stops for ten minutes under load",
+        unit: "seconds",
+        target: 600,
+        slice: 5,
+        missing: powercut::missing_daemon,
+        run: powercut::stall,
     },
 ];
 

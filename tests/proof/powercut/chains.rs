@@ -5,7 +5,6 @@ use super::tally::Tally;
 use super::{Bench, TORN, on_each_thread, try_cuts};
 use crate::common::cuts::{Cut, for_each_cut};
 use crate::common::image::Image;
-use crate::common::powercut::FileSystem;
 use crate::common::recording::{Plan, Recording, Trouble, record};
 use crate::common::rig::Rng;
 use crate::run::Run;
@@ -18,22 +17,18 @@ const BRANCHES: usize = 8;
 
 /// Every cut behind a second opening.
 pub(crate) fn double(run: &Run) -> Result<(), String> {
-    on_each_thread(run, file_system, |run, seed, bench| chain(run, seed, bench, 2))
+    on_each_thread(run, |run, seed, benches| chain(run, seed, benches.for_seed(seed)?, 2))
 }
 
 /// Every cut behind a third opening.
 pub(crate) fn triple(run: &Run) -> Result<(), String> {
-    on_each_thread(run, file_system, |run, seed, bench| chain(run, seed, bench, 3))
-}
-
-fn file_system(thread: usize) -> FileSystem {
-    [FileSystem::Ext4, FileSystem::Xfs][thread % 2]
+    on_each_thread(run, |run, seed, benches| chain(run, seed, benches.for_seed(seed)?, 3))
 }
 
 fn chain(run: &Run, seed: u64, bench: &Bench, links: u32) -> Result<(), Trouble> {
-    let plan = Plan::of(seed, STEPS);
-    let recording = record(&bench.tape, bench.tape.file_system().blank()?, &plan)?;
-    let mut tally = Tally::new(run, &plan, bench.tape.file_system());
+    let plan = Plan::of(seed, STEPS).alike();
+    let recording = record(&bench.tape, bench.fs().blank()?, &plan)?;
+    let mut tally = Tally::new(run, &plan, bench.fs());
     tally.recording(&recording);
     let mut rng = Rng::new(seed);
     follow(run, seed, bench, (&plan, &recording), links, &mut rng, &mut tally)
