@@ -21,10 +21,14 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    /// A disk of zeros.
+    pub(crate) fn empty(bytes: u64) -> Self {
+        Self { pages: vec![None; usize::try_from(bytes).unwrap() / PAGE] }
+    }
+
     /// Of a file, at most as long as it is now, whole pages.
     pub(crate) fn of(file: &File) -> Self {
-        let bytes = usize::try_from(file.metadata().unwrap().len()).unwrap();
-        let mut image = Self { pages: vec![None; bytes / PAGE] };
+        let mut image = Self::empty(file.metadata().unwrap().len());
         for_each_page(file, |number, page| image.set(number, page));
         image
     }

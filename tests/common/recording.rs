@@ -12,11 +12,13 @@ use std::time::Duration;
 use ringwal::{Engine, Log, Lsn, OpenError, Options, ReadError, Reader};
 use tokio::runtime::Runtime;
 
+use super::cuts::Cut;
 use super::image::Image;
 use super::logwrites::Entry;
 use super::manner::Manner;
+use super::replay::Replay;
 use super::rig::Rng;
-use super::survivor::{Survivor, lively, open, runtime};
+use super::survivor::{Survivor, lively, open, recover, runtime};
 use super::tape::Tape;
 use super::witness::{Witness, Wrong};
 use super::workload::{Ident, Sizes, Teller};
@@ -135,6 +137,24 @@ pub(crate) struct Recording {
     pub(crate) opened: Survivor,
     /// Segments that were used again.
     pub(crate) recycled: u64,
+}
+
+impl Recording {
+    /// Opens the log as a cut left it; what survived, or what is wrong with it. The error is the rig's.
+    pub(crate) fn survives(
+        &self,
+        replay: &Replay,
+        image: &Image,
+        cut: Cut,
+        options: &Options,
+        thorough: bool,
+    ) -> Result<Result<Survivor, Vec<Wrong>>, String> {
+        replay.mounted(image, |at| {
+            let survivor = recover(&at.join("wal"), options, thorough).map_err(|wrong| vec![wrong])?;
+            let wrong = self.witness.judge_from(survivor.first, &survivor.records, cut.position);
+            if wrong.is_empty() { Ok(survivor) } else { Err(wrong) }
+        })
+    }
 }
 
 /// Has a writer carry out `plan` on a log in the directory `wal` of the file system on `base`.

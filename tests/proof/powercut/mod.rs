@@ -14,13 +14,11 @@ use std::cell::OnceCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::common::cuts::{Cut, for_each_cut};
-use crate::common::image::Image;
+use crate::common::cuts::for_each_cut;
 use crate::common::powercut::{FileSystem, mount_privately, no_file_system};
 use crate::common::recording::{MANNERS, Plan, Recording, Trouble, record};
 use crate::common::replay::Replay;
 use crate::common::rig::Rng;
-use crate::common::survivor::{Survivor, recover};
 use crate::common::tape::Tape;
 use crate::common::witness::Wrong;
 use crate::run::Run;
@@ -141,12 +139,12 @@ fn try_cuts(
     torn: usize,
     tally: &mut Tally<'_>,
 ) -> Result<(), Trouble> {
-    let (mut number, mut wrong, mut trouble) = (0, 0, None);
+    let (mut number, mut wrong, mut trouble) = (0_u64, 0, None);
     let bounds = (recording.began, recording.ended);
     for_each_cut(&recording.base, &recording.entries, bounds, torn, &mut Rng::new(seed), |image, cut| {
         number += 1;
-        let judged = try_cut(bench, (plan, recording), image, cut, number);
-        match judged {
+        let thorough = number.is_multiple_of(THOROUGH_EVERY);
+        match recording.survives(&bench.replay, image, cut, &plan.options_of_next(number), thorough) {
             Ok(Ok(survivor)) => tally.cut(cut, &survivor),
             Ok(Err(wrongs)) => {
                 wrong += 1;
@@ -162,21 +160,4 @@ fn try_cuts(
         trouble.is_none() && wrong < TOLD_MAX
     });
     trouble.map_or(Ok(()), |why| Err(Trouble::Rig(why)))
-}
-
-/// Opens the log behind one cut; what survived, or what is wrong with it.
-fn try_cut(
-    bench: &Bench,
-    (plan, recording): (&Plan, &Recording),
-    image: &Image,
-    cut: Cut,
-    number: u64,
-) -> Result<Result<Survivor, Vec<Wrong>>, String> {
-    let thorough = number.is_multiple_of(THOROUGH_EVERY);
-    bench.replay.mounted(image, |at| {
-        let survivor =
-            recover(&at.join("wal"), &plan.options_of_next(number), thorough).map_err(|wrong| vec![wrong])?;
-        let wrong = recording.witness.judge_from(survivor.first, &survivor.records, cut.position);
-        if wrong.is_empty() { Ok(survivor) } else { Err(wrong) }
-    })
 }
