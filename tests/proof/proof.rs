@@ -16,7 +16,18 @@
 mod common {
     #![allow(dead_code, reason = "each program uses its part")]
     pub(crate) mod bugs;
+    pub(crate) mod cuts;
+    pub(crate) mod image;
+    pub(crate) mod logwrites;
+    pub(crate) mod manner;
+    pub(crate) mod powercut;
+    pub(crate) mod recording;
+    pub(crate) mod replay;
     pub(crate) mod rig;
+    pub(crate) mod survivor;
+    pub(crate) mod tape;
+    pub(crate) mod witness;
+    pub(crate) mod workload;
 }
 
 #[path = "../sim/crowd.rs"]
@@ -41,6 +52,7 @@ mod ship_sim {
 }
 
 mod bugs;
+mod powercut;
 mod rigs;
 mod run;
 mod ship;

@@ -1,5 +1,6 @@
 //! The rigs by name.
 
+use crate::powercut;
 use crate::run::Run;
 
 /// One way to try to make the log lose something.
@@ -50,6 +51,60 @@ pub(crate) const RIGS: &[Rig] = &[
         slice: 1_000,
         missing: nothing,
         run: crate::ship::simulated,
+    },
+    Rig {
+        name: "powercut-ext4",
+        what: "every state that a power cut can leave behind a recorded writer, on ext4",
+        unit: "crash points",
+        target: 500_000,
+        slice: 1_000,
+        missing: powercut::missing_ext4,
+        run: powercut::ext4,
+    },
+    Rig {
+        name: "powercut-xfs",
+        what: "every state that a power cut can leave behind a recorded writer, on xfs",
+        unit: "crash points",
+        target: 500_000,
+        slice: 1_000,
+        missing: powercut::missing_xfs,
+        run: powercut::xfs,
+    },
+    Rig {
+        name: "chains-double",
+        what: "a power cut behind a power cut, on ext4 and xfs",
+        unit: "double crash chains",
+        target: 100_000,
+        slice: 500,
+        missing: powercut::missing_either,
+        run: powercut::double,
+    },
+    Rig {
+        name: "chains-triple",
+        what: "three power cuts, one behind the other, on ext4 and xfs",
+        unit: "triple crash chains",
+        target: 10_000,
+        slice: 500,
+        missing: powercut::missing_either,
+        run: powercut::triple,
+    },
+    Rig {
+        name: "flush-eio",
+        what: "the n-th flush to the disk fails, for every n of a 200-append run, once and from then on",
+        unit: "failed flushes",
+        target: 5_000,
+        slice: 100,
+        missing: powercut::missing_either,
+        run: powercut::flushes,
+    },
+    Rig {
+        name: "stall",
+        what: "the disk stops for ten minutes under load",
+        unit: "seconds",
+        target: 600,
+        slice: 5,
+        missing: powercut::missing_daemon,
+        run: powercut::stall,
     },
 ];
 
