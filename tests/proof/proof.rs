@@ -15,6 +15,7 @@
 #[path = "../common"]
 mod common {
     #![allow(dead_code, reason = "each program uses its part")]
+    pub(crate) mod damage;
     pub(crate) mod rig;
 }
 
@@ -24,6 +25,7 @@ mod history;
 #[path = "../sim/world.rs"]
 mod world;
 
+mod damage;
 mod rigs;
 mod run;
 mod sim;
