@@ -17,6 +17,7 @@ mod common {
     #![allow(dead_code, reason = "each program uses its part")]
     pub(crate) mod bugs;
     pub(crate) mod cuts;
+    pub(crate) mod damage;
     pub(crate) mod image;
     pub(crate) mod logwrites;
     pub(crate) mod manner;
@@ -52,6 +53,7 @@ mod ship_sim {
 }
 
 mod bugs;
+mod damage;
 mod powercut;
 mod rigs;
 mod run;

@@ -106,6 +106,24 @@ pub(crate) const RIGS: &[Rig] = &[
         missing: powercut::missing_daemon,
         run: powercut::stall,
     },
+    Rig {
+        name: "damage-flips",
+        what: "every single bit of closed logs (every fourth unclosed) flipped on its own, on the simulated disk",
+        unit: "flips",
+        target: 10_000_000,
+        slice: 50_000,
+        missing: nothing,
+        run: crate::damage::flips,
+    },
+    Rig {
+        name: "damage-blocks",
+        what: "sectors, blocks and files zeroed, exchanged, of another log or time, missing, cut at every byte",
+        unit: "damages",
+        target: 1_000_000,
+        slice: 20_000,
+        missing: nothing,
+        run: crate::damage::blocks,
+    },
 ];
 
 /// This program again, as a rig's child: a writer to be killed, a rival, a witness.
