@@ -2,6 +2,7 @@
 //!
 //! Behind feature `sim`, for tests only: nothing here is part of the library's promises.
 
+pub mod fuzz;
 mod ship;
 
 use std::fmt;
