@@ -3,6 +3,7 @@
 //! Behind feature `sim`, for tests only: nothing here is part of the library's promises.
 
 mod caller;
+pub mod fuzz;
 mod ship;
 
 pub use caller::{Call, Caller};
