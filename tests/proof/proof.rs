@@ -15,6 +15,8 @@
 #[path = "../common"]
 mod common {
     #![allow(dead_code, reason = "each program uses its part")]
+    pub(crate) mod faultfs;
+    pub(crate) mod manner;
     pub(crate) mod rig;
 }
 
@@ -24,6 +26,13 @@ mod history;
 #[path = "../sim/world.rs"]
 mod world;
 
+mod faults;
+#[path = "faults_history.rs"]
+mod history_faults;
+#[path = "faults_ledger.rs"]
+mod ledger;
+#[path = "faults_life.rs"]
+mod life;
 mod rigs;
 mod run;
 mod sim;

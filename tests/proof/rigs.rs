@@ -31,6 +31,14 @@ pub(crate) const RIGS: &[Rig] = &[Rig {
     slice: 400_000,
     missing: nothing,
     run: crate::sim::random,
+}, Rig {
+    name: "faults",
+    what: "a FUSE disk under the real ring: each fault at each operation of a run of 200 appends",
+    unit: "faults",
+    target: 20_000,
+    slice: 300,
+    missing: crate::faults::missing,
+    run: crate::faults::run,
 }];
 
 /// This program again, as a rig's child: a writer to be killed, a rival, a witness.
