@@ -12,8 +12,8 @@ use tokio::runtime::Runtime;
 use crate::common::faultfs::{Fault, FaultFs, Op, Span, Strike, What};
 use crate::common::manner::Manner;
 use crate::common::rig::Rng;
-use crate::ledger::{Ledger, Violation, violation};
-use crate::life::{Events, Load, live, lock, open};
+use crate::faults_ledger::{Ledger, Violation, violation};
+use crate::faults_life::{Events, Load, live, lock, open};
 
 /// Records of the life with the fault: 200 in all.
 const EACH: u32 = 50;
@@ -152,12 +152,6 @@ impl History<'_> {
             let outcome = if refusal.is_some() { "not opened" } else { "opened" };
             self.met(format!("{fault}: {outcome}"));
         }
-        if self.case.fault.is_none() {
-            for (op, count) in self.fs.counts() {
-                let most = self.tally.entry(format!("clean, at most: {}", op.word())).or_default();
-                *most = count.max(*most);
-            }
-        }
         Ok(strikes)
     }
 
@@ -234,6 +228,28 @@ impl History<'_> {
         Ok(())
     }
 
+    /// Crashes in the middle of recovery, up to three of them.
+    fn crash_recovery(&mut self) -> Result<(), Violation> {
+        for _ in 0..3 {
+            if self.rng.one_in(2) {
+                break;
+            }
+            let ops = [Op::Write, Op::Flush, Op::SyncDirectory, Op::Create, Op::Rename, Op::Allocate];
+            let op = ops[usize::try_from(self.rng.below(ops.len() as u64)).unwrap_or(0)];
+            let fault = Fault { op, n: 1 + self.rng.below(8), what: What::PowerCut, span: Span::Once, suffix: "" };
+            self.fs.arm(Some(fault));
+            match self.open()? {
+                Err(OpenError::Io(failure)) if self.is_of(fault, &failure) => self.met("recovery crashed"),
+                Err(error) => return Err(violation("A8", format!("{fault}: {error:?}"))),
+                // Judged when the power is back.
+                Ok(log) => drop(self.live(log, 1, false)?),
+            }
+            self.fs.arm(None);
+            self.cut();
+        }
+        Ok(())
+    }
+
     /// The disk is well again: everything acknowledged is there, the log goes on, and so it is after a power cut.
     fn epilogue(&mut self) -> Result<(), Violation> {
         self.fs.arm(None);
@@ -243,6 +259,7 @@ impl History<'_> {
         } else {
             self.met("re-opened at once");
         }
+        self.crash_recovery()?;
         let log = self.reopen()?;
         let acknowledged = lock(&self.ledger).acknowledged();
         let n = 1 + self.rng.below(30);

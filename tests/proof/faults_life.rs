@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 
 use crate::common::faultfs::FaultFs;
-use crate::ledger::{Ident, Ledger, Violation, violation};
+use crate::faults_ledger::{Ident, Ledger, Violation, violation};
 
 /// Whatever is awaited comes by then (A10), with or without faults.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);

@@ -27,12 +27,9 @@ mod history;
 mod world;
 
 mod faults;
-#[path = "faults_history.rs"]
-mod history_faults;
-#[path = "faults_ledger.rs"]
-mod ledger;
-#[path = "faults_life.rs"]
-mod life;
+mod faults_history;
+mod faults_ledger;
+mod faults_life;
 mod rigs;
 mod run;
 mod sim;

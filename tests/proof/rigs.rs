@@ -35,7 +35,7 @@ pub(crate) const RIGS: &[Rig] = &[Rig {
     name: "faults",
     what: "a FUSE disk under the real ring: each fault at each operation of a run of 200 appends",
     unit: "faults",
-    target: 20_000,
+    target: crate::faults::CASES,
     slice: 300,
     missing: crate::faults::missing,
     run: crate::faults::run,

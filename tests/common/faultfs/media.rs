@@ -201,7 +201,7 @@ impl Media {
     pub(crate) fn flush_range(&mut self, file: u64, offset: usize, len: usize) {
         if let Some(file) = self.files.get_mut(&file) {
             let touched = sectors(offset, len);
-            touched.clone().for_each(|sector| drop(file.unflushed.remove(&sector)));
+            file.unflushed.retain(|sector| !touched.contains(sector));
             file.make_durable(touched);
         }
     }

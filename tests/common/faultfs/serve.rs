@@ -1,10 +1,11 @@
 //! The disk as the kernel sees it: a flat directory, nothing cached, writes to a file in parallel.
 
 use std::ffi::OsStr;
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
     RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
     ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
@@ -64,6 +65,10 @@ macro_rules! answer {
 }
 
 impl Filesystem for Shared {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        config.add_capabilities(InitFlags::FUSE_ASYNC_DIO).map_err(|_| io::Error::other("no asynchronous direct I/O"))
+    }
+
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self.look(|media| attributes(media, media.find(text(name)?).ok_or(ENOENT)?));
         answer!(found, reply, found => reply.entry(&TTL, &found, Generation(0)));
