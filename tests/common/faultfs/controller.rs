@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc::{EIO, ESTALE};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::fault::{Fault, Op, Span, What};
 use super::media::{Media, SECTOR};
@@ -33,36 +34,54 @@ struct State {
     strikes: u64,
     first: Option<Strike>,
     rotten: Option<Rotten>,
+    limited: Option<FileSizeLimit>,
     rng: Rng,
 }
 
-/// What to do with an operation.
-enum Verdict {
-    Go,
-    /// Something happens, and whatever it is, it takes this long.
-    Strike(What),
+/// How far the process may write into a file, as long as this lives.
+struct FileSizeLimit(usize);
+
+impl FileSizeLimit {
+    fn set(bytes: usize) -> Option<Self> {
+        let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).ok()?;
+        setrlimit(Resource::RLIMIT_FSIZE, bytes as u64, hard).ok()?;
+        Some(Self(bytes))
+    }
+
+}
+
+impl Drop for FileSizeLimit {
+    fn drop(&mut self) {
+        if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_FSIZE) {
+            let _ = setrlimit(Resource::RLIMIT_FSIZE, hard, hard);
+        }
+    }
 }
 
 impl State {
-    fn judge(&mut self, op: Op, name: &str) -> Result<Verdict, i32> {
+    /// Counts an operation; what happens to it, if anything does.
+    fn judge(&mut self, op: Op, name: &str) -> Result<Option<What>, i32> {
         if self.left.is_some() {
             return Err(EIO);
         }
         *self.counts.entry(op).or_default() += 1;
-        let Some(fault) = self.fault.filter(|fault| fault.op == op && name.ends_with(fault.suffix)) else {
-            return Ok(Verdict::Go);
-        };
+        let Some(fault) = self.fault.filter(|fault| fault.is_for(op, name)) else { return Ok(None) };
         self.matched += 1;
-        if !fault.strikes(op, name, self.matched) {
-            return Ok(Verdict::Go);
+        if matches!(fault.what, What::Limited(_)) || !fault.strikes(self.matched) {
+            return Ok(None);
         }
+        self.strike(name);
+        Ok(Some(fault.what))
+    }
+
+    fn strike(&mut self, name: &str) {
         self.strikes += 1;
         self.first.get_or_insert_with(|| Strike { at: Instant::now(), name: name.to_owned() });
-        Ok(Verdict::Strike(fault.what))
     }
 
     fn arm(&mut self, fault: Option<Fault>) {
-        (self.fault, self.matched, self.strikes, self.first, self.rotten) = (fault, 0, 0, None, None);
+        (self.fault, self.rotten, self.limited) = (fault, None, None);
+        (self.matched, self.strikes, self.first) = (0, 0, None);
         self.counts.clear();
     }
 
@@ -90,26 +109,27 @@ impl State {
     fn write(&mut self, file: u64, offset: usize, data: &[u8], dsync: bool) -> Result<usize, i32> {
         let name = self.media.name_of(file).unwrap_or_default().to_owned();
         let written = match self.judge(Op::Write, &name)? {
-            Verdict::Strike(What::Half) => data.len() / 2 / SECTOR * SECTOR,
-            Verdict::Strike(What::Unaligned) => data.len() / 2 + 1 + self.below(SECTOR - 2),
-            Verdict::Strike(What::Fails(errno)) => {
+            Some(What::Half) => data.len() / 2 / SECTOR * SECTOR,
+            Some(What::Unaligned) => data.len() / 2 + 1 + self.below(SECTOR - 2),
+            Some(What::Fails(errno)) => {
                 // Some of it may have got through. Where there is no room, nothing has.
                 let some = if errno == EIO { self.below(data.len() / SECTOR + 1) * SECTOR } else { 0 };
                 self.media.write(file, offset, &data[..some]);
                 return Err(errno);
             }
-            Verdict::Strike(What::PowerCut) => {
+            Some(What::PowerCut) => {
                 self.media.write(file, offset, data);
                 self.cut_power();
                 return Err(EIO);
             }
-            Verdict::Go | Verdict::Strike(_) => data.len(),
+            _ => data.len(),
         };
         let written = written.clamp(1, data.len());
         self.media.write(file, offset, &data[..written]);
+        self.limit(&name, offset, written);
         if dsync {
             // A write makes its own bytes durable and nobody else's, and so does its failure lose no others.
-            let what = self.verdict(Op::Flush, &name)?;
+            let what = self.judge(Op::Flush, &name)?;
             if let Some(What::Fails(errno)) = what {
                 self.media.drop_range(file, offset, written);
                 return Err(errno);
@@ -122,11 +142,24 @@ impl State {
         Ok(written)
     }
 
-    fn verdict(&mut self, op: Op, name: &str) -> Result<Option<What>, i32> {
-        Ok(match self.judge(op, name)? {
-            Verdict::Go => None,
-            Verdict::Strike(what) => Some(what),
-        })
+    /// Sets the limit behind the write before the one that is to be cut short, and lifts it once that has come.
+    fn limit(&mut self, name: &str, offset: usize, len: usize) {
+        let Some(Fault { what: What::Limited(bytes), n, span, .. }) = self.fault.filter(|fault| fault.is_for(Op::Write, name))
+        else {
+            return;
+        };
+        if self.matched + 1 == n {
+            self.limited = FileSizeLimit::set(offset + len + bytes);
+        } else if let Some(FileSizeLimit(end)) = self.limited {
+            // Cut short, unless it was shorter anyway or stands somewhere else.
+            let short = offset + len == end;
+            if short {
+                self.strike(name);
+            }
+            if !short || !span.covers(self.strikes) {
+                self.limited = None;
+            }
+        }
     }
 
     fn below(&mut self, bound: usize) -> usize {
@@ -135,7 +168,7 @@ impl State {
 
     fn read(&mut self, file: u64, offset: usize, len: usize) -> Result<Vec<u8>, i32> {
         let name = self.media.name_of(file).unwrap_or_default().to_owned();
-        let what = self.verdict(Op::Read, &name)?;
+        let what = self.judge(Op::Read, &name)?;
         let bytes = self.media.bytes(file).ok_or(ESTALE)?;
         let start = offset.min(bytes.len());
         let mut bytes = bytes[start..(start + len).min(bytes.len())].to_vec();
@@ -177,6 +210,7 @@ impl Controller {
             strikes: 0,
             first: None,
             rotten: None,
+            limited: None,
             rng: Rng::new(0),
         }))
     }
@@ -203,7 +237,7 @@ impl Controller {
     /// No fault any more; how often there was one is still known.
     pub(crate) fn mend(&self) {
         let mut state = self.state();
-        (state.fault, state.rotten) = (None, None);
+        (state.fault, state.rotten, state.limited) = (None, None, None);
     }
 
     /// How many operations there were of each kind since a fault was armed.
@@ -260,7 +294,7 @@ impl Controller {
         act: impl FnOnce(&mut Media) -> Result<T, i32>,
     ) -> Result<T, i32> {
         self.after_delay(|state| {
-            let what = state.verdict(op, name)?;
+            let what = state.judge(op, name)?;
             state.carry_out(what, act)
         })
     }
@@ -276,7 +310,7 @@ impl Controller {
     pub(super) fn flush(&self, file: u64) -> Result<(), i32> {
         self.after_delay(|state| {
             let name = state.media.name_of(file).unwrap_or_default().to_owned();
-            let what = state.verdict(Op::Flush, &name)?;
+            let what = state.judge(Op::Flush, &name)?;
             if let Some(What::Fails(errno)) = what {
                 state.media.drop_unflushed(file);
                 return Err(errno);

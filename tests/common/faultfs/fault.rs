@@ -47,10 +47,15 @@ impl Op {
 pub(crate) enum What {
     /// It fails. A write may have reached the disk in part; a flush drops what it covered.
     Fails(i32),
-    /// A write or read of half as many bytes, in whole sectors.
+    /// A write or read of half as many bytes, in whole sectors. Not for writes through io_uring: see [`What::Limited`].
     Half,
-    /// A write or read that ends within a sector.
+    /// A write or read that ends within a sector. Not for writes through io_uring either.
     Unaligned,
+    /// A write behind the one before it ends after so many bytes, because the process may make no longer files.
+    ///
+    /// The only way to a short write through io_uring: answered short, FUSE's asynchronous writes fail with EIO. Its
+    /// others the kernel finishes, and (in 6.18) puts the rest where the write began.
+    Limited(usize),
     /// It takes so many milliseconds longer.
     Late(u64),
     /// One bit that is read is wrong. With [`Span::Sticky`] it is the same bit at every later read.
@@ -71,6 +76,7 @@ impl What {
             Self::Fails(_) => "EIO",
             Self::Half => "half",
             Self::Unaligned => "unaligned",
+            Self::Limited(_) => "limited",
             Self::Late(_) => "late",
             Self::Flip => "flipped bit",
             Self::PowerCut => "power cut",
@@ -83,7 +89,7 @@ impl What {
 pub(crate) enum Span {
     Once,
     /// So often in a row.
-    Times(u64),
+    Times(u32),
     /// From then on, until the disk is mended.
     Sticky,
 }
@@ -97,10 +103,10 @@ impl Span {
         }
     }
 
-    fn covers(self, since: u64) -> bool {
+    pub(crate) fn covers(self, since: u64) -> bool {
         match self {
             Self::Once => since == 0,
-            Self::Times(times) => since < times,
+            Self::Times(times) => since < u64::from(times),
             Self::Sticky => true,
         }
     }
@@ -118,8 +124,14 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
-    pub(crate) fn strikes(&self, op: Op, name: &str, count: u64) -> bool {
-        self.op == op && name.ends_with(self.suffix) && count >= self.n && self.span.covers(count - self.n)
+    /// Whether it counts operations of this kind on this file.
+    pub(crate) fn is_for(&self, op: Op, name: &str) -> bool {
+        self.op == op && name.ends_with(self.suffix)
+    }
+
+    /// Whether it strikes at the one with this number.
+    pub(crate) fn strikes(&self, count: u64) -> bool {
+        count >= self.n && self.span.covers(count - self.n)
     }
 }
 
