@@ -2,7 +2,10 @@
 //!
 //! Behind feature `sim`, for tests only: nothing here is part of the library's promises.
 
+mod caller;
 mod ship;
+
+pub use caller::{Call, Caller};
 
 use std::fmt;
 

@@ -20,8 +20,12 @@ mod common {
     pub(crate) mod rig;
 }
 
+#[path = "../sim/crowd.rs"]
+mod crowd;
 #[path = "../sim/history.rs"]
 mod history;
+#[path = "../sim/rot.rs"]
+mod rot;
 #[allow(dead_code, reason = "the test uses all of it")]
 #[path = "../sim/world.rs"]
 mod world;

@@ -3,9 +3,11 @@
 //! `RINGWAL_SIM_SEED=n cargo test --test sim` replays one history; `RINGWAL_SIM_RUNS=n` sets how many there are.
 
 mod copies;
+mod crowd;
 mod exhaustive;
 mod history;
 mod random;
+mod rot;
 #[cfg(ringwal_seeded_bugs)]
 mod seeded;
 mod world;

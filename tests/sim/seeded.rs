@@ -8,10 +8,12 @@ use crate::random::histories;
 
 /// The deliberate mistakes, and what each does. `m..` are those of the reliability catalogue; the others drop one rule
 /// of the format or of recovery each.
-const BUGS: [(&str, &str); 27] = [
+const BUGS: [(&str, &str); 34] = [
     ("m1", "no fdatasync"),
     ("m2", "acknowledges when the write completes"),
     ("m3", "acknowledges batch n + 1 while n is in flight"),
+    ("m4", "the directory is not synced when a segment is made"),
+    ("m5", "the directory is not synced when a segment is used again"),
     ("m6", "ignores a short write"),
     ("m7", "ignores a failed flush"),
     ("m8", "repeats a failed flush"),
@@ -20,8 +22,13 @@ const BUGS: [(&str, &str); 27] = [
     ("m-stale-recycled", "a batch's segment id is not compared: what a recycled file of this epoch held is believed"),
     ("m11", "no chain, and appends in place behind a torn tail"),
     ("m12", "cuts at the first bad batch, whatever claims it"),
+    ("m13", "what an opening keeps is shown before it is flushed"),
+    ("m14", "readers see what nobody claims durable"),
+    ("m15", "an opening wipes what it copies before the copies are durable"),
+    ("m16", "a buffer is used again before its write has ended"),
     ("m17", "a flush counts for other batches' writes"),
     ("m19", "a cancelled flush counts as done"),
+    ("m20", "a batch claims what is still in flight"),
     ("m21", "a write that is to carry RWF_DSYNC goes without"),
     ("m22", "a flush is shared with writes whose completion was not seen before it"),
     ("m23", "a write with RWF_DSYNC counts for the writes that completed before it"),
