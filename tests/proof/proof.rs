@@ -24,6 +24,8 @@ mod common {
     pub(crate) mod powercut;
     pub(crate) mod recording;
     pub(crate) mod replay;
+    pub(crate) mod faultfs;
+    pub(crate) mod manner;
     pub(crate) mod rig;
     pub(crate) mod survivor;
     pub(crate) mod tape;
@@ -55,6 +57,10 @@ mod ship_sim {
 mod bugs;
 mod damage;
 mod powercut;
+mod faults;
+mod faults_history;
+mod faults_ledger;
+mod faults_life;
 mod rigs;
 mod run;
 mod ship;
