@@ -26,6 +26,7 @@ mod common {
     pub(crate) mod recording;
     pub(crate) mod replay;
     pub(crate) mod rig;
+    pub(crate) mod ship_kills;
     pub(crate) mod survivor;
     pub(crate) mod tape;
     pub(crate) mod witness;

@@ -53,6 +53,15 @@ pub(crate) const RIGS: &[Rig] = &[
         run: crate::ship::simulated,
     },
     Rig {
+        name: "ship-kills",
+        what: "kill -9 of a primary, of its synchronous standby, or of both, with a witness",
+        unit: "kills",
+        target: 2_000,
+        slice: 40,
+        missing: nothing,
+        run: crate::ship::kills,
+    },
+    Rig {
         name: "powercut-ext4",
         what: "every state that a power cut can leave behind a recorded writer, on ext4",
         unit: "crash points",
@@ -137,5 +146,8 @@ pub(crate) const RIGS: &[Rig] = &[
 
 /// This program again, as a rig's child: a writer to be killed, a rival, a witness.
 pub(crate) fn child(role: &str) {
-    eprintln!("proof: no child is a {role}");
+    match role {
+        "primary" | "standby" => crate::common::ship_kills::side(role),
+        _ => eprintln!("proof: no child is a {role}"),
+    }
 }
