@@ -73,7 +73,7 @@ fn choose(window: &[Entry], rng: &mut Rng) -> Vec<bool> {
     for entry in window {
         let how = rng.below(3);
         for (number, page) in entry.data.chunks(PAGE).enumerate() {
-            let piece = if is_atomic_to_ext4(entry.offset + number * PAGE, page) { PAGE } else { SECTOR };
+            let piece = if is_atomic_to_its_file_system(entry.offset + number * PAGE, page) { PAGE } else { SECTOR };
             for part in page.chunks(piece) {
                 let there = how == 1 || how == 2 && rng.one_in(2);
                 choice.extend(std::iter::repeat_n(there, part.len().div_ceil(SECTOR)));
@@ -96,9 +96,11 @@ fn tear(flushed: &Image, window: &[Entry], choice: &[bool]) -> Image {
     image
 }
 
-/// The superblocks of ext4 and of its journal are two sectors each under one checksum: ext4 takes for granted that they
-/// are written whole, and does not mount otherwise. Its matter, not the log's.
-fn is_atomic_to_ext4(offset: usize, page: &[u8]) -> bool {
+/// What a file system takes for granted that it is written whole, or else it does not mount: its matter, not the log's.
+/// The superblocks of ext4 and of its journal are two sectors each under one checksum. Blocks of directories and B-trees of
+/// xfs are not replayed from its journal when their first sector says that they are newer.
+fn is_atomic_to_its_file_system(offset: usize, page: &[u8]) -> bool {
+    const XFS: [&[u8]; 10] = [b"XDB3", b"XDD3", b"XDF3", b"AB3B", b"AB3C", b"IAB3", b"FIB3", b"BMA3", b"RMB3", b"R3FC"];
     let journal = |kind| page.starts_with(&[0xc0, 0x3b, 0x39, 0x98, 0, 0, 0, kind]);
-    offset == 0 || journal(3) || journal(4)
+    offset == 0 || journal(3) || journal(4) || XFS.iter().any(|magic| page.starts_with(magic))
 }

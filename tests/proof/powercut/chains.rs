@@ -10,10 +10,10 @@ use crate::common::rig::Rng;
 use crate::run::Run;
 
 /// Steps of a recording that more crashes follow, and of each that comes after a crash.
-const STEPS: u64 = 12;
-const STEPS_AFTER: u64 = 4;
+const STEPS: u64 = 16;
+const STEPS_AFTER: u64 = 5;
 /// How many cuts of a recording are gone on from.
-const BRANCHES: usize = 8;
+const BRANCHES: usize = 4;
 
 /// Every cut behind a second opening.
 pub(crate) fn double(run: &Run) -> Result<(), String> {

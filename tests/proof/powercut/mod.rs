@@ -87,7 +87,7 @@ impl Benches {
 
     /// Each in turn, with every manner.
     fn for_seed(&self, seed: u64) -> Result<&Bench, String> {
-        self.of(if (seed / MANNERS).is_multiple_of(2) { FileSystem::Ext4 } else { FileSystem::Xfs })
+        self.of(if (seed + seed / MANNERS).is_multiple_of(2) { FileSystem::Ext4 } else { FileSystem::Xfs })
     }
 }
 
