@@ -34,6 +34,7 @@ mod faults;
 mod faults_history;
 mod faults_ledger;
 mod faults_life;
+mod faults_plan;
 mod rigs;
 mod run;
 mod sim;

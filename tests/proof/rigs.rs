@@ -35,9 +35,9 @@ pub(crate) const RIGS: &[Rig] = &[Rig {
     name: "faults",
     what: "a FUSE disk under the real ring: each fault at each operation of a run of 200 appends",
     unit: "faults",
-    target: crate::faults::CASES,
+    target: crate::faults_plan::CASES,
     slice: 300,
-    missing: crate::faults::missing,
+    missing: crate::common::faultfs::unavailable,
     run: crate::faults::run,
 }];
 
