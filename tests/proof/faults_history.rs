@@ -2,10 +2,11 @@
 //! a power cut in between: assertions A1 to A11.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use nix::libc::{EFBIG, EIO, ENOSPC};
+use nix::sys::signal::{SigSet, Signal};
 use ringwal::{Cause, IoFailure, Log, OpenError, Options};
 use tokio::runtime::Runtime;
 
@@ -46,8 +47,16 @@ impl std::fmt::Display for Case {
     }
 }
 
+/// Whether what fails like this is asked for again.
+fn asked_again(what: What) -> bool {
+    matches!(what, What::INTERRUPTED | What::CANCELED)
+}
+
 /// What was met, and how often.
 pub(crate) type Tally = BTreeMap<String, u64>;
+
+/// A limit on file sizes is one for the whole process.
+static LIMITS: RwLock<()> = RwLock::new(());
 
 struct History<'a> {
     fs: &'a FaultFs,
@@ -65,6 +74,13 @@ pub(crate) fn history(fs: &FaultFs, case: Case, tally: &mut Tally) -> Result<u64
     let options = Options::default().segment_bytes(SEGMENT_BYTES).require_uring(true);
     let options = case.manner.set(options).depth(case.manner.depth);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let limits = case.fault.is_some_and(|fault| matches!(fault.what, What::Limited(_)));
+    let _alone = limits.then(|| LIMITS.write().unwrap_or_else(PoisonError::into_inner));
+    let _beside = (!limits).then(|| LIMITS.read().unwrap_or_else(PoisonError::into_inner));
+    // Who writes beyond a limit gets a signal as well, which would end the process.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGXFSZ);
+    signals.thread_block().map_err(|errno| violation("A10", errno))?;
     let mut rng = Rng::new(case.seed);
     fs.format(rng.next());
     let mut history = History { fs, case, options, runtime, rng, ledger: Mutex::default(), life: 0, tally };
@@ -216,9 +232,9 @@ impl History<'_> {
                 (None, _) => Ok(()),
             };
         };
-        let fails = matches!(fault.what, What::Fails(_) | What::PowerCut);
+        let fails = matches!(fault.what, What::Fails(_) | What::PowerCut) && !asked_again(fault.what);
         if let Some((cause, _)) = &events.poison {
-            if !matches!(cause, Cause::Io(failure) if self.is_of(fault, failure)) {
+            if asked_again(fault.what) || !matches!(cause, Cause::Io(failure) if self.is_of(fault, failure)) {
                 return Err(violation("A8", format!("{fault}: {cause:?}")));
             }
         }

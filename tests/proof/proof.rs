@@ -60,6 +60,7 @@ mod faults;
 mod faults_history;
 mod faults_ledger;
 mod faults_life;
+mod faults_plan;
 mod powercut;
 mod rigs;
 mod run;
