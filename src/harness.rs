@@ -2,8 +2,11 @@
 //!
 //! Behind feature `sim`, for tests only: nothing here is part of the library's promises.
 
+mod caller;
 pub mod fuzz;
 mod ship;
+
+pub use caller::{Call, Caller};
 
 use std::fmt;
 
@@ -13,13 +16,13 @@ use std::time::Duration;
 use crate::disk::sim::Sim;
 use crate::disk::sim::rng::Rng;
 use crate::disk::{Access, Directory, Notify};
-use crate::error::{AppendError, OpenError, SubmitError, TruncateError};
+use crate::error::{AppendError, Damage, OpenError, ReadError, SubmitError, TruncateError};
 use crate::format::Verdict;
 use crate::format::segment::segment_name;
 use crate::journal::recovery::Outcome;
 use crate::journal::tuner::{Prior, Rules};
 use crate::log::{Hosted, renewed};
-use crate::lsn::Lsn;
+use crate::lsn::{Epoch, Lsn};
 use crate::method::Method;
 use crate::options::{Limits, Options};
 use crate::read::assess::{Depth, assess};
@@ -86,6 +89,8 @@ pub struct Judgement {
     pub claimed: Lsn,
     /// Whether it is damage.
     pub damaged: bool,
+    /// Where, and of which records, if it is.
+    pub damage: Option<Damage>,
 }
 
 /// Judges without changing anything.
@@ -104,6 +109,7 @@ pub fn judge(sim: &Sim, whole: bool) -> Result<Judgement, OpenError> {
         last: verdict.last,
         claimed: verdict.claimed,
         damaged,
+        damage: verdict.damage,
     })
 }
 
@@ -112,6 +118,14 @@ pub fn judge(sim: &Sim, whole: bool) -> Result<Judgement, OpenError> {
 /// # Errors
 /// As [`judge`]; damage too.
 pub fn shown(sim: &Sim) -> Result<Vec<(Lsn, Vec<u8>)>, OpenError> {
+    collected(reader(sim)?)
+}
+
+/// The records that another process would be shown, one by one: each can fail on its own.
+///
+/// # Errors
+/// As [`judge`]; damage too.
+pub fn reader(sim: &Sim) -> Result<Records, OpenError> {
     let dir = sim.directory();
     let mut survey = Survey::take(&*dir, Access::Read)?;
     let verdict = assess(&mut survey, Depth::Tail)?;
@@ -122,16 +136,21 @@ pub fn shown(sim: &Sim) -> Result<Vec<(Lsn, Vec<u8>)>, OpenError> {
     read(dir, index, verdict.first, verdict.claimed)
 }
 
-fn read(dir: Arc<dyn Directory>, index: Arc<Index>, first: Lsn, last: Lsn) -> Result<Vec<(Lsn, Vec<u8>)>, OpenError> {
-    let failed = |error: crate::error::ReadError| match error {
-        crate::error::ReadError::Io(failure) => OpenError::Io(failure),
-        crate::error::ReadError::Damaged(damage) => OpenError::Damaged(damage),
+fn read(dir: Arc<dyn Directory>, index: Arc<Index>, first: Lsn, last: Lsn) -> Result<Records, OpenError> {
+    let cuts = index.cuts();
+    Batches::new(dir, index, cuts, first, last).map(Records::of).map_err(unreadable)
+}
+
+fn collected(records: Records) -> Result<Vec<(Lsn, Vec<u8>)>, OpenError> {
+    records.map(|record| record.map(|record| (record.lsn, record.payload.to_vec())).map_err(unreadable)).collect()
+}
+
+fn unreadable(error: ReadError) -> OpenError {
+    match error {
+        ReadError::Io(failure) => OpenError::Io(failure),
+        ReadError::Damaged(damage) => OpenError::Damaged(damage),
         other => OpenError::NotALog { path: other.to_string().into(), what: "unreadable" },
-    };
-    let batches = Batches::new(dir, index.clone(), index.cuts(), first, last).map_err(failed)?;
-    Records::of(batches)
-        .map(|record| record.map(|record| (record.lsn, record.payload.to_vec())).map_err(failed))
-        .collect()
+    }
 }
 
 impl Life {
@@ -296,6 +315,14 @@ impl Life {
     /// # Errors
     /// I/O, damage.
     pub fn read(&self) -> Result<Vec<(Lsn, Vec<u8>)>, OpenError> {
+        collected(self.records()?)
+    }
+
+    /// The same, one by one: each can fail on its own.
+    ///
+    /// # Errors
+    /// I/O, damage.
+    pub fn records(&self) -> Result<Records, OpenError> {
         read(self.shared.dir.clone(), self.shared.index.clone(), self.shared.index.first(), self.durable())
     }
 }
@@ -308,8 +335,24 @@ pub struct Stray {
     pub name: String,
     /// Where it begins in the file, in bytes.
     pub offset: usize,
+    /// How many bytes it takes, padding included.
+    pub bytes: usize,
     /// "opening", "copy", "data" or "seal".
     pub kind: &'static str,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its first record's LSN; the next one's, in a batch of none.
+    pub first: Lsn,
+    /// How many records it holds.
+    pub count: u32,
+    /// What it claims durable.
+    pub durable: Lsn,
+    /// What it says is the first record retained.
+    pub trim: Lsn,
+    /// The batch it links to: the file's name, and where it begins in it, in bytes.
+    pub link: Option<(String, usize)>,
+    /// Whether its records and padding are whole.
+    pub whole: bool,
     /// For a person who replays a seed.
     pub text: String,
 }
@@ -327,10 +370,19 @@ pub fn batches(sim: &Sim) -> Vec<Stray> {
             let header = found.header;
             let whole = survey.batch_at(segment.id(), header.block);
             let whole = whole.is_ok_and(|verdict| matches!(verdict, Verdict::Valid(_)));
+            let offset = |block| usize::try_from(segment.offset(block)).unwrap_or(usize::MAX);
             all.push(Stray {
                 name: segment_name(segment.id()),
-                offset: usize::try_from(segment.offset(header.block)).unwrap_or(usize::MAX),
+                offset: offset(header.block),
+                bytes: header.bytes(segment.header.block_bytes),
                 kind: header.kind.word(),
+                epoch: header.epoch,
+                first: header.first,
+                count: header.count,
+                durable: header.durable,
+                trim: header.trim,
+                link: header.link.map(|link| (segment_name(link.segment), offset(link.block))),
+                whole,
                 text: format!("{}{header:?}", if whole { "" } else { "BAD " }),
             });
         }

@@ -72,12 +72,7 @@ pub struct Decoded<'a> {
 }
 
 /// The records in `bytes`, as in a batch whose first is `first`; ends with an error at what is none.
-pub fn records(
-    bytes: &[u8],
-    first: Lsn,
-    log_id: LogId,
-    nonce: u64,
-) -> impl Iterator<Item = Result<Decoded<'_>, ()>> {
+pub fn records(bytes: &[u8], first: Lsn, log_id: LogId, nonce: u64) -> impl Iterator<Item = Result<Decoded<'_>, ()>> {
     record::Records::new(bytes, first, log_id, nonce).map(|record| {
         record.map(|record| {
             let user = record.kind == RecordKind::User;
