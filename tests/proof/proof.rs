@@ -61,6 +61,7 @@ mod faults;
 mod faults_history;
 mod faults_ledger;
 mod faults_life;
+mod fuzz;
 mod rigs;
 mod run;
 mod ship;
