@@ -231,7 +231,9 @@ fn work(run: &Run, mut disk: FaultFs) -> Result<(), String> {
         let _beside = (!limits).then(|| LIMITS.read().unwrap_or_else(PoisonError::into_inner));
         let t0 = std::time::Instant::now();
         let h = history(&disk, case, &mut tally);
-        if std::env::var_os("TIMES").is_some() { eprintln!("TIME {} {} {}", t0.elapsed().as_micros(), case.manner.word(), case.fault.unwrap()); }
+        if std::env::var_os("TIMES").is_some() {
+            eprintln!("TIME {} {} {}", t0.elapsed().as_micros(), case.manner.word(), case.fault.unwrap());
+        }
         match h {
             Ok(0) => run.met("not reached", 1),
             Ok(_) => run.tried(1),

@@ -172,7 +172,11 @@ impl History<'_> {
         }
         if fault.op == Op::Read {
             let without_lock = |files: &BTreeMap<String, Vec<u8>>| {
-                files.iter().filter(|(name, _)| *name != "LOCK").map(|(name, bytes)| (name.clone(), bytes.clone())).collect::<Vec<_>>()
+                files
+                    .iter()
+                    .filter(|(name, _)| *name != "LOCK")
+                    .map(|(name, bytes)| (name.clone(), bytes.clone()))
+                    .collect::<Vec<_>>()
             };
             if without_lock(before) != without_lock(&self.fs.contents()) {
                 return Err(violation("A9", format!("{fault}: refused ({text}), and files changed")));
@@ -203,7 +207,11 @@ impl History<'_> {
         let Some((fault, strike)) = self.case.fault.zip(strike) else {
             return match (&events.poison, self.case.fault) {
                 // The write behind the one that is to be cut short came first.
-                (Some((Cause::Io(failure), _)), Some(fault)) if failure.errno == EFBIG && self.is_of(fault, failure) => Ok(()),
+                (Some((Cause::Io(failure), _)), Some(fault))
+                    if failure.errno == EFBIG && self.is_of(fault, failure) =>
+                {
+                    Ok(())
+                }
                 (Some((cause, _)), _) => Err(violation("A8", format!("nothing failed, and: {cause}"))),
                 (None, _) => Ok(()),
             };
@@ -220,7 +228,10 @@ impl History<'_> {
                 return Err(violation("A11", format!("{fault} in {}: nobody was told", strike.name)));
             }
             if let Some(ident) = lock(&self.ledger).acknowledged_since(strike.at) {
-                return Err(violation("A11", format!("{fault} in {}, and then {ident:?} was acknowledged", strike.name)));
+                return Err(violation(
+                    "A11",
+                    format!("{fault} in {}, and then {ident:?} was acknowledged", strike.name),
+                ));
             }
         }
         let ended = if events.poison.is_some() {

@@ -46,9 +46,10 @@ impl Ident {
 
     /// Whose record it is; none if it is nobody's, byte for byte.
     pub(crate) fn of(payload: &[u8]) -> Option<Self> {
-        let mut words = payload.get(..IDENT_BYTES)?.chunks_exact(4).map(|word| {
-            u32::from_le_bytes([word[0], word[1], word[2], word[3]])
-        });
+        let mut words = payload
+            .get(..IDENT_BYTES)?
+            .chunks_exact(4)
+            .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
         let ident = Self { life: words.next()?, caller: words.next()?, i: words.next()? };
         (ident.payload() == payload).then_some(ident)
     }
@@ -207,9 +208,8 @@ impl Ledger {
         for (ident, entry) in self.entries.iter().filter(|(ident, entry)| ident.i == entry.group.0) {
             let (from, count) = entry.group;
             let members = (from..from + count).filter_map(|i| self.entries.get(&Ident { i, ..*ident }));
-            let lsns: Vec<_> = members
-                .filter_map(|member| if let Fate::Kept(lsn) = member.fate { Some(lsn) } else { None })
-                .collect();
+            let lsns: Vec<_> =
+                members.filter_map(|member| if let Fate::Kept(lsn) = member.fate { Some(lsn) } else { None }).collect();
             let together = lsns.windows(2).all(|pair| pair[1] == pair[0] + 1);
             if !lsns.is_empty() && (lsns.len() < count as usize && lsns[0] > first || !together) {
                 return Err(violation("A3", format!("of the group of {count} at {ident:?} there are {lsns:?}")));

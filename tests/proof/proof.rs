@@ -18,14 +18,13 @@ mod common {
     pub(crate) mod bugs;
     pub(crate) mod cuts;
     pub(crate) mod damage;
+    pub(crate) mod faultfs;
     pub(crate) mod image;
     pub(crate) mod logwrites;
     pub(crate) mod manner;
     pub(crate) mod powercut;
     pub(crate) mod recording;
     pub(crate) mod replay;
-    pub(crate) mod faultfs;
-    pub(crate) mod manner;
     pub(crate) mod rig;
     pub(crate) mod survivor;
     pub(crate) mod tape;
@@ -56,12 +55,12 @@ mod ship_sim {
 
 mod bugs;
 mod damage;
-mod powercut;
 mod faults;
 mod faults_history;
 mod faults_ledger;
 mod faults_life;
 mod fuzz;
+mod powercut;
 mod rigs;
 mod run;
 mod ship;

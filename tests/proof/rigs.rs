@@ -124,6 +124,15 @@ pub(crate) const RIGS: &[Rig] = &[
         missing: nothing,
         run: crate::damage::blocks,
     },
+    Rig {
+        name: "faults",
+        what: "a FUSE disk under the real ring: each fault at each operation of a run of 200 appends",
+        unit: "faults",
+        target: crate::faults::CASES,
+        slice: 300,
+        missing: crate::faults::missing,
+        run: crate::faults::run,
+    },
 ];
 
 /// This program again, as a rig's child: a writer to be killed, a rival, a witness.

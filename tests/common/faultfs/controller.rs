@@ -47,7 +47,6 @@ impl FileSizeLimit {
         setrlimit(Resource::RLIMIT_FSIZE, bytes as u64, hard).ok()?;
         Some(Self(bytes))
     }
-
 }
 
 impl Drop for FileSizeLimit {
@@ -144,7 +143,8 @@ impl State {
 
     /// Sets the limit behind the write before the one that is to be cut short, and lifts it once that has come.
     fn limit(&mut self, name: &str, offset: usize, len: usize) {
-        let Some(Fault { what: What::Limited(bytes), n, span, .. }) = self.fault.filter(|fault| fault.is_for(Op::Write, name))
+        let Some(Fault { what: What::Limited(bytes), n, span, .. }) =
+            self.fault.filter(|fault| fault.is_for(Op::Write, name))
         else {
             return;
         };
@@ -287,12 +287,7 @@ impl Controller {
     }
 
     /// An operation that happens whole or not at all.
-    pub(super) fn act<T>(
-        &self,
-        op: Op,
-        name: &str,
-        act: impl FnOnce(&mut Media) -> Result<T, i32>,
-    ) -> Result<T, i32> {
+    pub(super) fn act<T>(&self, op: Op, name: &str, act: impl FnOnce(&mut Media) -> Result<T, i32>) -> Result<T, i32> {
         self.after_delay(|state| {
             let what = state.judge(op, name)?;
             state.carry_out(what, act)

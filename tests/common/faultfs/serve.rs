@@ -5,9 +5,9 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
-    ReplyWrite, Request, TimeOrNow, WriteFlags,
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use nix::libc::{EEXIST, EINVAL, EIO, ENOENT, ESTALE, O_DSYNC};
 
@@ -120,9 +120,8 @@ impl Filesystem for Shared {
     }
 
     fn unlink(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let removed = text(name).and_then(|name| {
-            self.act(Op::Remove, name, |media| if media.remove(name) { Ok(()) } else { Err(ENOENT) })
-        });
+        let removed = text(name)
+            .and_then(|name| self.act(Op::Remove, name, |media| if media.remove(name) { Ok(()) } else { Err(ENOENT) }));
         answer!(removed, reply, () => reply.ok());
     }
 
