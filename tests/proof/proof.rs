@@ -61,6 +61,7 @@ mod faults_history;
 mod faults_ledger;
 mod faults_life;
 mod faults_plan;
+mod fuzz;
 mod powercut;
 mod rigs;
 mod run;

@@ -137,9 +137,9 @@ pub(crate) const RIGS: &[Rig] = &[
         name: "faults",
         what: "a FUSE disk under the real ring: each fault at each operation of a run of 200 appends",
         unit: "faults",
-        target: crate::faults::CASES,
+        target: crate::faults_plan::CASES,
         slice: 300,
-        missing: crate::faults::missing,
+        missing: crate::common::faultfs::unavailable,
         run: crate::faults::run,
     },
 ];
