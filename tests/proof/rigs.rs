@@ -142,6 +142,15 @@ pub(crate) const RIGS: &[Rig] = &[
         missing: crate::common::faultfs::unavailable,
         run: crate::faults::run,
     },
+    Rig {
+        name: "fuzz",
+        what: "libFuzzer: records, batches, static blocks, damaged and made-up directories, shipping's frames",
+        unit: "executions",
+        target: 100_000_000,
+        slice: 600_000,
+        missing: crate::fuzz::missing,
+        run: crate::fuzz::run,
+    },
 ];
 
 /// This program again, as a rig's child: a writer to be killed, a rival, a witness.
