@@ -16,8 +16,11 @@
 mod common {
     #![allow(dead_code, reason = "each program uses its part")]
     pub(crate) mod faultfs;
+    pub(crate) mod logwrites;
     pub(crate) mod manner;
+    pub(crate) mod powercut;
     pub(crate) mod rig;
+    pub(crate) mod told;
 }
 
 #[path = "../sim/crowd.rs"]
@@ -35,6 +38,11 @@ mod faults_history;
 mod faults_ledger;
 mod faults_life;
 mod faults_plan;
+mod faults_try;
+mod limits;
+mod limits_cases;
+mod limits_disk;
+mod limits_process;
 mod rigs;
 mod run;
 mod sim;

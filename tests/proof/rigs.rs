@@ -39,9 +39,19 @@ pub(crate) const RIGS: &[Rig] = &[Rig {
     slice: 300,
     missing: crate::common::faultfs::unavailable,
     run: crate::faults::run,
+}, Rig {
+    name: "limits",
+    what: "children that meet a limit of process, disk or machine, and then room again",
+    unit: "children",
+    target: crate::limits::TRIES,
+    slice: crate::limits_cases::CASES.len() as u64,
+    missing: nothing,
+    run: crate::limits::run,
 }];
 
 /// This program again, as a rig's child: a writer to be killed, a rival, a witness.
 pub(crate) fn child(role: &str) {
-    eprintln!("proof: no child is a {role}");
+    if !crate::faults_try::child(role) && !crate::limits_cases::child(role) {
+        eprintln!("proof: no child is a {role}");
+    }
 }
