@@ -17,6 +17,8 @@ mod faults_ledger;
 mod faults_life;
 #[path = "proof/faults_plan.rs"]
 mod faults_plan;
+#[path = "proof/faults_try.rs"]
+mod faults_try;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -28,12 +30,24 @@ use std::thread;
 use nix::libc::{EIO, O_DSYNC};
 
 use common::faultfs::{Fault, FaultFs, Op, Span, What, unavailable};
-use common::rig::{Rng, env_count, say, skip};
-use faults_history::{Tally, history};
+use common::rig::{Rng, env_count, role, say, skip};
+use faults_history::Tally;
 use faults_plan::case;
+use faults_try::try_seed;
 
-/// The disk, or a loud skip.
+/// What the roles are: each runs in a child, and only there.
+#[test]
+fn child() {
+    if let Some(role) = role() {
+        assert!(faults_try::child(&role), "no role {role}");
+    }
+}
+
+/// The disk, or a loud skip. None in a child.
 fn disk(test: &str) -> Option<FaultFs> {
+    if role().is_some() {
+        return None;
+    }
     if let Some(why) = unavailable() {
         skip(test, &why);
         return None;
@@ -57,10 +71,11 @@ fn every_fault_is_told_and_loses_nothing() {
                     if seed - first >= count || !violations.lock().unwrap().is_empty() {
                         return;
                     }
-                    match history(disk, case(seed), &mut Tally::new()) {
+                    match try_seed(disk, seed, &mut Tally::new()) {
                         Ok(strikes) => struck.fetch_add(u64::from(strikes > 0), Ordering::Relaxed),
                         Err(violation) => {
-                            let what = format!("RINGWAL_SEED={seed}: {}: {violation:?}", case(seed));
+                            let (assertion, text) = (violation.assertion, violation.text);
+                            let what = format!("{assertion} (RINGWAL_SEED={seed}, {}): {text}", case(seed));
                             return violations.lock().unwrap().push(what);
                         }
                     };

@@ -3,8 +3,9 @@
 use std::thread;
 
 use crate::common::faultfs::FaultFs;
-use crate::faults_history::{Tally, history};
+use crate::faults_history::Tally;
 use crate::faults_plan::case;
+use crate::faults_try::try_seed;
 use crate::run::Run;
 
 pub(crate) fn run(run: &Run) -> Result<(), String> {
@@ -18,13 +19,13 @@ pub(crate) fn run(run: &Run) -> Result<(), String> {
 
 fn work(run: &Run, mut disk: FaultFs) -> Result<(), String> {
     while let Some(seed) = run.next() {
-        let (case, mut tally) = (case(seed), Tally::new());
-        match history(&disk, case, &mut tally) {
+        let mut tally = Tally::new();
+        match try_seed(&disk, seed, &mut tally) {
             Ok(0) => run.met("not reached", 1),
             Ok(_) => run.tried(1),
             Err(violation) => {
                 run.tried(1);
-                run.violated(violation.assertion, format!("{case}: {}", violation.text), seed);
+                run.violated(violation.assertion, format!("{}: {}", case(seed), violation.text), seed);
                 // Whoever hangs may still be at work on this one.
                 disk = FaultFs::mount()?;
             }

@@ -2,11 +2,10 @@
 //! a power cut in between: assertions A1 to A11.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::libc::{EFBIG, EIO, ENOSPC};
-use nix::sys::signal::{SigSet, Signal};
 use ringwal::{Cause, IoFailure, Log, OpenError, Options};
 use tokio::runtime::Runtime;
 
@@ -55,9 +54,6 @@ fn asked_again(what: What) -> bool {
 /// What was met, and how often.
 pub(crate) type Tally = BTreeMap<String, u64>;
 
-/// A limit on file sizes is one for the whole process.
-static LIMITS: RwLock<()> = RwLock::new(());
-
 struct History<'a> {
     fs: &'a FaultFs,
     case: Case,
@@ -74,13 +70,6 @@ pub(crate) fn history(fs: &FaultFs, case: Case, tally: &mut Tally) -> Result<u64
     let options = Options::default().segment_bytes(SEGMENT_BYTES).require_uring(true);
     let options = case.manner.set(options).depth(case.manner.depth);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let limits = case.fault.is_some_and(|fault| matches!(fault.what, What::Limited(_)));
-    let _alone = limits.then(|| LIMITS.write().unwrap_or_else(PoisonError::into_inner));
-    let _beside = (!limits).then(|| LIMITS.read().unwrap_or_else(PoisonError::into_inner));
-    // Who writes beyond a limit gets a signal as well, which would end the process.
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGXFSZ);
-    signals.thread_block().map_err(|errno| violation("A10", errno))?;
     let mut rng = Rng::new(case.seed);
     fs.format(rng.next());
     let mut history = History { fs, case, options, runtime, rng, ledger: Mutex::default(), life: 0, tally };
@@ -150,24 +139,18 @@ impl History<'_> {
     fn with_fault(&mut self) -> Result<u64, Violation> {
         self.fs.arm(self.case.fault);
         let before = self.fs.contents();
-        let opened = self.open()?;
-        let refusal = match opened {
+        match self.open()? {
             Err(error) => {
                 self.check_refusal(&error, &before)?;
-                Some(error)
+                self.ended("not opened");
             }
             Ok(log) => {
                 let events = self.live(log, EACH, true)?;
                 let (_, strike) = self.fs.strikes();
                 self.check_events(&events, strike.as_ref())?;
-                None
             }
-        };
-        let (strikes, strike) = self.fs.strikes();
-        if let (Some(fault), Some(_)) = (self.case.fault, strike) {
-            let outcome = if refusal.is_some() { "not opened" } else { "opened" };
-            self.met(format!("{fault}: {outcome}"));
         }
+        let (strikes, _) = self.fs.strikes();
         Ok(strikes)
     }
 
@@ -250,15 +233,21 @@ impl History<'_> {
                 ));
             }
         }
-        let ended = if events.poison.is_some() {
-            "poisoned"
-        } else if events.no_space > 0 {
-            "no space, then went on"
-        } else {
-            "all acknowledged"
-        };
-        self.met(format!("{fault}: {ended}"));
+        self.ended(match events {
+            Events { poison: Some(_), .. } => "poisoned",
+            Events { no_space: 1.., .. } => "no space, then went on",
+            Events { reads_failed: 1.., .. } => "all acknowledged, reads failed",
+            _ => "all acknowledged",
+        });
         Ok(())
+    }
+
+    /// How the life with the fault ended.
+    fn ended(&mut self, how: &str) {
+        if let Some(fault) = self.case.fault {
+            self.met(format!("{fault}: {how}"));
+            self.met(format!("{}: {how}", self.case.manner.word()));
+        }
     }
 
     /// Crashes in the middle of recovery, up to three of them.

@@ -29,6 +29,7 @@ mod common {
     pub(crate) mod ship_kills;
     pub(crate) mod survivor;
     pub(crate) mod tape;
+    pub(crate) mod told;
     pub(crate) mod witness;
     pub(crate) mod workload;
 }
@@ -61,7 +62,12 @@ mod faults_history;
 mod faults_ledger;
 mod faults_life;
 mod faults_plan;
+mod faults_try;
 mod fuzz;
+mod limits;
+mod limits_cases;
+mod limits_disk;
+mod limits_process;
 mod powercut;
 mod rigs;
 mod run;

@@ -151,12 +151,22 @@ pub(crate) const RIGS: &[Rig] = &[
         missing: crate::fuzz::missing,
         run: crate::fuzz::run,
     },
+    Rig {
+        name: "limits",
+        what: "children that meet a limit of process, disk or machine, and then room again",
+        unit: "children",
+        target: crate::limits::TRIES,
+        slice: crate::limits_cases::CASES.len() as u64,
+        missing: nothing,
+        run: crate::limits::run,
+    },
 ];
 
 /// This program again, as a rig's child: a writer to be killed, a rival, a witness.
 pub(crate) fn child(role: &str) {
     match role {
         "primary" | "standby" => crate::common::ship_kills::side(role),
+        _ if crate::faults_try::child(role) || crate::limits_cases::child(role) => {}
         _ => eprintln!("proof: no child is a {role}"),
     }
 }
