@@ -132,6 +132,10 @@ pub use runtime::truncate::{TruncateAfter, TruncateBefore};
 pub use ship::ShipError;
 pub use stats::Stats;
 
+#[cfg(doc)]
+#[doc = include_str!("../tests/proof/README.md")]
+pub mod proof {}
+
 /// The README's example compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
