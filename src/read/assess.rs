@@ -32,7 +32,8 @@ struct Evidence {
     claimed: Lsn,
     trim: Lsn,
     claim_beyond: bool,
-    later_epoch: bool,
+    /// The least LSN of a batch whose own opening is gone.
+    unopened: Option<Lsn>,
     /// Blocks behind the end that are neither zero nor stale; and those of them in the segment of the end.
     torn_bytes: u64,
     torn_bytes_here: u64,
@@ -95,7 +96,13 @@ pub(crate) fn assess(survey: &mut Survey<'_>, depth: Depth) -> Result<Assessment
     }
     if let Some(bad) = survey.bad.iter().find(|bad| bad.damaged || bad.id <= verdict.used_max) {
         facts.bad_segment = true;
-        spot = Some(Spot { segment: bad.id, block: 0, first: verdict.first, last: Lsn::MAX });
+        // Which records it held, the chain around it tells best.
+        let (first, last) = match spot {
+            Some(spot) if spot.segment == bad.id => (spot.first, spot.last),
+            _ if bad.id >= verdict.end.0 => (verdict.last.next(), Lsn::MAX),
+            _ => (verdict.trim.min(verdict.first), Lsn::MAX),
+        };
+        spot = Some(Spot { segment: bad.id, block: 0, first, last });
     }
     if !facts.bad_segment
         && let Some(missing) = missing_above(survey, verdict.end.0)
@@ -144,7 +151,7 @@ impl Assessment {
         };
         let mut evidence = self.weigh(survey, start.header.epoch, &walk, depth)?;
         for _ in 0..REREADS_MAX {
-            if !evidence.claim_beyond && !evidence.later_epoch {
+            if !evidence.claim_beyond && evidence.unopened.is_none() {
                 break;
             }
             // Beside a live writer the end may have been written since it was read: only a batch that stays bad while
@@ -163,7 +170,7 @@ impl Assessment {
         self.end = (walk.cur.header.segment, survey.end_of(&walk.cur));
         self.torn_bytes = evidence.torn_bytes;
         facts.claim_beyond = evidence.claim_beyond;
-        facts.later_epoch = evidence.later_epoch;
+        facts.later_epoch = evidence.unopened.is_some();
         facts.closed = walk.cur.header.close;
         facts.nothing_behind = evidence.torn_bytes == 0;
         let mut spot = Spot { segment: self.end.0, block: self.end.1, first: walk.n.next(), last: Lsn::MAX };
@@ -174,6 +181,8 @@ impl Assessment {
         if evidence.claim_beyond {
             spot.last = evidence.claimed;
         }
+        // An opening that is gone may have taken records back: those behind it are gone with it.
+        spot.first = evidence.unopened.map_or(spot.first, |first| first.min(spot.first));
         let settled = settled_path(survey, &walk.path[0], self.trim)?;
         self.path = settled.path;
         self.path.extend_from_slice(&walk.path[1..]);
@@ -226,7 +235,9 @@ impl Assessment {
                 // An epoch number is taken once: one nonce too many says that this batch's own opening is gone.
                 let (epoch, nonce) = (walk.cur.header.epoch, walk.cur.header.nonce);
                 let unopened = header.epoch > epoch || header.epoch == epoch && header.nonce != nonce;
-                evidence.later_epoch |= used && unopened;
+                if used && unopened {
+                    evidence.unopened = Some(evidence.unopened.map_or(header.first, |first| first.min(header.first)));
+                }
                 evidence.claim_beyond |= seeded::is("exist") && id > walk.cur.header.segment;
             }
         }

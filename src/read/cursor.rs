@@ -130,7 +130,7 @@ impl Batches {
                 }
             }
             // A batch that was taken in part is read again for the rest.
-            if self.next > last {
+            if batch.is_none() || self.next > last {
                 self.place = Some(cursor);
             }
             if let Some(batch) = batch {

@@ -99,7 +99,7 @@ impl<'a> Opener<'a> {
             self.dir.sync()?;
         }
         for number in &survey.spares {
-            if self.spares.len() < SPARES_MAX && self.was_segment(*number, used_max)? {
+            if self.spares.len() < SPARES_MAX && self.was_segment(*number, used_max) {
                 self.spares.push(*number);
             } else {
                 self.dir.remove(&spare_name(*number))?;
@@ -109,16 +109,11 @@ impl<'a> Opener<'a> {
     }
 
     /// Whether a spare is a whole segment that was freed, to be used again as it is: it still carries its own id, one that
-    /// was used. What is being prepared carries the id that it is to have.
-    fn was_segment(&self, number: u64, used_max: SegmentId) -> Result<bool, OpenError> {
-        let (file, verdict) = segment::open(self.dir, &spare_name(number))?;
-        Ok(match verdict {
-            Verdict::Valid(header) => {
-                let freed = header.id.get() == number && header.id <= used_max && header.log_id == self.chain.log_id;
-                freed && self.is_alike(&header) && file.len()? == header.bytes()
-            }
-            _ => false,
-        })
+    /// was used. What is being prepared carries the id that it is to have. One that cannot be read is none: nobody needs it.
+    fn was_segment(&self, number: u64, used_max: SegmentId) -> bool {
+        let Ok((file, Verdict::Valid(header))) = segment::open(self.dir, &spare_name(number)) else { return false };
+        let freed = header.id.get() == number && header.id <= used_max && header.log_id == self.chain.log_id;
+        freed && self.is_alike(&header) && file.len() == Ok(header.bytes())
     }
 
     /// Whether a file's length is that of a segment under the present options: only such a one is used again.

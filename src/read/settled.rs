@@ -29,7 +29,7 @@ pub(super) fn settled_path(survey: &mut Survey<'_>, to: &PathSegment, trim: Lsn)
         if cur.first <= trim && survey.segment(link.segment).is_none() {
             break;
         }
-        match survey.linked_first(link, cur.id)? {
+        match survey.linked_first(link, cur.id, cur.first)? {
             Some(first) => {
                 cur = PathSegment::new(&first.header);
                 settled.path.push(cur);
@@ -71,7 +71,9 @@ pub(super) fn check_settled(
                 (Verdict::Valid(found), Some(cur)) if follows(cur, &found) => found,
                 _ if next.first <= trim => break,
                 _ => {
-                    let spot = Spot { segment: segment.id, block, first: expected.max(trim), last: next.first.prev() };
+                    // A seal or an opening stands between two records: the next one is in doubt.
+                    let first = expected.max(trim);
+                    let spot = Spot { segment: segment.id, block, first, last: next.first.prev().max(first) };
                     return Ok(Some((false, spot)));
                 }
             };

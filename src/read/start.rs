@@ -3,7 +3,7 @@
 use super::segment::Found;
 use super::survey::{Refusal, Seen, Survey, next_lsn};
 use crate::format::{Kind, Verdict};
-use crate::lsn::{Epoch, SegmentId};
+use crate::lsn::{Epoch, Lsn, SegmentId};
 
 /// A start of the chain, or why there is none.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,13 +87,19 @@ fn takes_effect(survey: &mut Survey<'_>, cut: &Found) -> Result<bool, Refusal> {
     Ok(true)
 }
 
-/// Whether a data or seal batch (of `epoch`, if given) stands in `from` or a later segment.
+/// Whether a data or seal batch (of `epoch`, if given; else any batch that claims a record durable, too) stands in `from`
+/// or a later segment.
 fn epoch_was_used(survey: &mut Survey<'_>, from: SegmentId, epoch: Option<Epoch>) -> Result<bool, Refusal> {
     let ids: Vec<SegmentId> = survey.segments.range(from..).map(|(id, _)| *id).collect();
     for id in ids {
         let strays = survey.strays(id, 1)?;
         let used = |found: &Found| matches!(found.header.kind, Kind::Data | Kind::Seal);
-        if strays.found.iter().any(|found| used(found) && epoch.is_none_or(|epoch| found.header.epoch == epoch)) {
+        let ours = |found: &Found| match epoch {
+            Some(epoch) => used(found) && found.header.epoch == epoch,
+            // An opening that only took effect for a moment: what it stood on is gone.
+            None => used(found) || found.header.durable > Lsn::ZERO,
+        };
+        if strays.found.iter().any(ours) {
             return Ok(true);
         }
     }

@@ -269,12 +269,14 @@ impl<'a> Survey<'a> {
         Ok(strays)
     }
 
-    /// The first batch of the segment that `link` leads into, if the link holds and leads below segment `below`.
-    pub(crate) fn linked_first(&mut self, link: Link, below: SegmentId) -> Result<Option<Found>, Refusal> {
+    /// The first batch of the segment that `link` leads into, if the link holds: it leads into a segment below that of the
+    /// batch which has it, to a batch that holds all records up to that batch's `first`.
+    pub(crate) fn linked_first(&mut self, link: Link, below: SegmentId, first: Lsn) -> Result<Option<Found>, Refusal> {
         let linked = self.header_at(link.segment, link.block, false)?;
-        let holds = matches!(linked, Verdict::Valid(found) if found.link() == link);
-        let first = self.segments.get(&link.segment).and_then(Seen::first).copied();
-        Ok(first.filter(|first| holds && first.header.segment < below))
+        // One behind a cut opening may hold more than the opening kept of it.
+        let holds = matches!(linked, Verdict::Valid(found) if found.link() == link && next_lsn(&found) >= first);
+        let begin = self.segments.get(&link.segment).and_then(Seen::first).copied();
+        Ok(begin.filter(|begin| holds && begin.header.segment < below))
     }
 
     /// The block behind a batch.

@@ -113,7 +113,7 @@ fn leads_back(survey: &mut Survey<'_>, found: &Found, to: SegmentId) -> Result<b
     let mut cur = *found;
     while cur.header.segment != to {
         let Some(link) = cur.header.link else { return Ok(false) };
-        let Some(before) = survey.linked_first(link, cur.header.segment)? else { return Ok(false) };
+        let Some(before) = survey.linked_first(link, cur.header.segment, cur.header.first)? else { return Ok(false) };
         cur = before;
     }
     Ok(true)

@@ -7,25 +7,30 @@
 //! Nothing may be in flight to a segment that is freed, and nothing may need it: it is dead, or a durable batch carries
 //! a trim LSN above its records.
 
+use nix::libc::EEXIST;
+
 use crate::disk::{Directory, EntryKind};
 use crate::error::IoFailure;
 use crate::format::segment::{Name, parse_name, segment_name, spare_name};
 use crate::lsn::SegmentId;
 
 /// Frees one segment, durably: before the first new byte goes into the file, its old name leads nowhere. With `keep` it
-/// becomes a spare, whose number is returned.
+/// becomes a spare, whose number is returned; unless somebody who copies files has put a spare of this number there.
 ///
 /// # Errors
 /// The first failure.
 pub(crate) fn free(dir: &dyn Directory, id: SegmentId, keep: bool) -> Result<Option<u64>, IoFailure> {
     let named = segment_name(id);
-    if keep {
-        dir.rename(&named, &spare_name(id.get()))?;
-    } else {
+    let kept = keep
+        && match dir.rename(&named, &spare_name(id.get())) {
+            Err(failure) if failure.errno == EEXIST => false,
+            renamed => renamed.map(|()| true)?,
+        };
+    if !kept {
         dir.remove(&named)?;
     }
     dir.sync()?;
-    Ok(keep.then_some(id.get()))
+    Ok(kept.then_some(id.get()))
 }
 
 /// Frees every segment below `below`, the lowest id first: what is left is a chain at any moment. Up to `room` of those
@@ -71,5 +76,15 @@ mod tests {
         let mut names = sim.files();
         names.sort();
         assert_eq!(names, [spare_name(2), spare_name(3), segment_name(SegmentId::new(5))]);
+    }
+
+    #[test]
+    fn a_spare_of_the_same_number_is_not_in_the_way() {
+        let sim = Sim::new(1, SimOptions::default());
+        let (dir, id) = (sim.directory(), SegmentId::new(3));
+        dir.create(&segment_name(id)).unwrap();
+        dir.create(&spare_name(3)).unwrap();
+        assert_eq!(free(&*dir, id, true), Ok(None));
+        assert_eq!(sim.files(), [spare_name(3)]);
     }
 }

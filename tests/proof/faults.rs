@@ -1,214 +1,15 @@
 //! The rig `faults`: for every operation of a run of 200 appends and every fault, that fault at that operation.
 
-use std::sync::{PoisonError, RwLock};
 use std::thread;
 
-use nix::sys::signal::{SigSet, Signal};
-use ringwal::Method;
-
-use crate::common::faultfs::{Fault, FaultFs, Op, Span, What, unavailable};
-use crate::common::manner::Manner;
-use crate::faults_history::{Case, Start, Tally, history};
+use crate::common::faultfs::FaultFs;
+use crate::faults_history::Tally;
+use crate::faults_plan::case;
+use crate::faults_try::try_seed;
 use crate::run::Run;
 
-/// The methods, each with 1, 2 and 4 batches in flight.
-const MANNERS: u64 = 12;
-const STARTS: [Start; 3] = [Start::Cut, Start::Closed, Start::Fresh];
-
-const LATE: What = What::Late(50);
-const A_FEW: Span = Span::Times(3);
-
-/// Faults of one kind of operation.
-struct Kind {
-    op: Op,
-    /// Of files whose names end so.
-    suffix: &'static str,
-    /// Up to which operation: a run without faults has at most so many.
-    bound: u64,
-    faults: &'static [(What, Span)],
-}
-
-/// Everything that can happen.
-const KINDS: [Kind; 10] = [
-    Kind {
-        op: Op::Write,
-        suffix: "",
-        bound: 130,
-        faults: &[
-            (What::EIO, Span::Once),
-            (What::EIO, Span::Sticky),
-            (What::NO_SPACE, Span::Once),
-            (What::NO_SPACE, Span::Sticky),
-            (LATE, Span::Once),
-            (What::PowerCut, Span::Once),
-        ],
-    },
-    // What appends bring: cut short by the disk, or by a limit where io_uring stands between.
-    Kind {
-        op: Op::Write,
-        suffix: ".seg",
-        bound: 100,
-        faults: &[
-            (What::Half, Span::Once),
-            (What::Half, A_FEW),
-            (What::Unaligned, Span::Once),
-            (What::Limited(2048), A_FEW),
-            (What::Limited(4096), Span::Once),
-            (What::Limited(5000), Span::Once),
-            (What::Limited(9000), A_FEW),
-        ],
-    },
-    // What prepares a segment.
-    Kind {
-        op: Op::Write,
-        suffix: ".spare",
-        bound: 25,
-        faults: &[
-            (What::NO_SPACE, Span::Once),
-            (What::NO_SPACE, Span::Sticky),
-            (What::Half, Span::Once),
-            (What::Half, A_FEW),
-            (What::Unaligned, Span::Once),
-            (What::Unaligned, A_FEW),
-        ],
-    },
-    Kind {
-        op: Op::Flush,
-        suffix: "",
-        bound: 120,
-        faults: &[
-            (What::EIO, Span::Once),
-            (What::EIO, Span::Sticky),
-            (What::NO_SPACE, Span::Once),
-            (LATE, Span::Once),
-            (What::PowerCut, Span::Once),
-        ],
-    },
-    Kind {
-        op: Op::Read,
-        suffix: "",
-        bound: 45,
-        faults: &[
-            (What::EIO, Span::Once),
-            (What::EIO, Span::Sticky),
-            (What::Flip, Span::Once),
-            (What::Flip, Span::Sticky),
-            (What::Half, Span::Once),
-            (What::Unaligned, Span::Once),
-            (LATE, Span::Once),
-        ],
-    },
-    Kind {
-        op: Op::Allocate,
-        suffix: "",
-        bound: 12,
-        faults: &[
-            (What::EIO, Span::Once),
-            (What::EIO, Span::Sticky),
-            (What::NO_SPACE, Span::Once),
-            (What::NO_SPACE, Span::Sticky),
-            (What::UNSUPPORTED, Span::Sticky),
-            (LATE, Span::Once),
-            (What::PowerCut, Span::Once),
-        ],
-    },
-    Kind {
-        op: Op::SyncDirectory,
-        suffix: "",
-        bound: 22,
-        faults: &[
-            (What::EIO, Span::Once),
-            (What::EIO, Span::Sticky),
-            (What::NO_SPACE, Span::Once),
-            (LATE, Span::Once),
-            (What::PowerCut, Span::Once),
-        ],
-    },
-    Kind {
-        op: Op::Create,
-        suffix: "",
-        bound: 13,
-        faults: &[
-            (What::EIO, Span::Once),
-            (What::EIO, Span::Sticky),
-            (What::NO_SPACE, Span::Once),
-            (What::NO_SPACE, Span::Sticky),
-            (What::PowerCut, Span::Once),
-        ],
-    },
-    Kind {
-        op: Op::Rename,
-        suffix: "",
-        bound: 16,
-        faults: &[
-            (What::EIO, Span::Once),
-            (What::EIO, Span::Sticky),
-            (What::NO_SPACE, Span::Once),
-            (What::PowerCut, Span::Once),
-        ],
-    },
-    Kind {
-        op: Op::Remove,
-        suffix: "",
-        bound: 8,
-        faults: &[(What::EIO, Span::Once), (What::EIO, Span::Sticky), (What::PowerCut, Span::Once)],
-    },
-];
-
-/// How many faults there are at all operations.
-const PLACES: u64 = {
-    let (mut sum, mut at) = (0, 0);
-    while at < KINDS.len() {
-        sum += KINDS[at].bound * KINDS[at].faults.len() as u64;
-        at += 1;
-    }
-    sum
-};
-
-/// So many seeds in a row are every fault at every operation, by every method and depth, from every start.
-pub(crate) const CASES: u64 = PLACES * MANNERS * STARTS.len() as u64;
-
-/// Cases in a row are far from each other, so that a few of them are a bit of everything. A prime that does not divide
-/// their number.
-const STRIDE: u64 = 1_000_003;
-
-/// The fault at a place of the list of all.
-fn fault(mut place: u64) -> Fault {
-    for Kind { op, suffix, bound, faults } in KINDS {
-        for (what, span) in faults {
-            if place < bound {
-                return Fault { op, n: place + 1, what: *what, span: *span, suffix };
-            }
-            place -= bound;
-        }
-    }
-    unreachable!("there are {PLACES} places");
-}
-
-/// The history that a seed stands for.
-pub(crate) fn case(seed: u64) -> Case {
-    let index = u128::from(seed) * u128::from(STRIDE) % u128::from(CASES);
-    let index = u64::try_from(index).unwrap();
-    let (place, rest) = (index / MANNERS / 3, index % (MANNERS * 3));
-    let manner = Manner::of(usize::try_from(rest % MANNERS).unwrap());
-    let mut fault = fault(place);
-    if fault.suffix == ".seg" && manner.word() != Method::Syscalls.word() && !matches!(fault.what, What::Limited(_)) {
-        fault.what = What::Limited(if fault.what == What::Half { 6144 } else { 777 });
-    }
-    let start = match STARTS[usize::try_from(rest / MANNERS).unwrap()] {
-        // The last batches of a log that ended with a power cut are claimed by nobody: a bit that flips there looks like
-        // a torn tail (the known limit of promise P5).
-        Start::Cut if fault.what == What::Flip => Start::Closed,
-        start => start,
-    };
-    Case { manner, start, fault: Some(fault), seed }
-}
-
-pub(crate) fn missing() -> Option<String> {
-    unavailable()
-}
-
 pub(crate) fn run(run: &Run) -> Result<(), String> {
+    // All are there before the first log is opened: a file system's threads would keep its files open.
     let disks: Result<Vec<_>, _> = (0..run.jobs()).map(|_| FaultFs::mount()).collect();
     thread::scope(|scope| {
         let workers: Vec<_> = disks?.into_iter().map(|disk| scope.spawn(move || work(run, disk))).collect();
@@ -216,30 +17,15 @@ pub(crate) fn run(run: &Run) -> Result<(), String> {
     })
 }
 
-/// A limit on file sizes is one for the whole process.
-static LIMITS: RwLock<()> = RwLock::new(());
-
 fn work(run: &Run, mut disk: FaultFs) -> Result<(), String> {
-    // Who writes beyond a limit gets a signal as well, which would end the process.
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGXFSZ);
-    signals.thread_block().map_err(|error| error.to_string())?;
     while let Some(seed) = run.next() {
-        let (case, mut tally) = (case(seed), Tally::new());
-        let limits = case.fault.is_some_and(|fault| matches!(fault.what, What::Limited(_)));
-        let _alone = limits.then(|| LIMITS.write().unwrap_or_else(PoisonError::into_inner));
-        let _beside = (!limits).then(|| LIMITS.read().unwrap_or_else(PoisonError::into_inner));
-        let t0 = std::time::Instant::now();
-        let h = history(&disk, case, &mut tally);
-        if std::env::var_os("TIMES").is_some() {
-            eprintln!("TIME {} {} {}", t0.elapsed().as_micros(), case.manner.word(), case.fault.unwrap());
-        }
-        match h {
+        let mut tally = Tally::new();
+        match try_seed(&disk, seed, &mut tally) {
             Ok(0) => run.met("not reached", 1),
             Ok(_) => run.tried(1),
             Err(violation) => {
                 run.tried(1);
-                run.violated(violation.assertion, format!("{case}: {}", violation.text), seed);
+                run.violated(violation.assertion, format!("{}: {}", case(seed), violation.text), seed);
                 // Whoever hangs may still be at work on this one.
                 disk = FaultFs::mount()?;
             }

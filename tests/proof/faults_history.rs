@@ -46,6 +46,11 @@ impl std::fmt::Display for Case {
     }
 }
 
+/// Whether what fails like this is asked for again.
+fn asked_again(what: What) -> bool {
+    matches!(what, What::INTERRUPTED | What::CANCELED)
+}
+
 /// What was met, and how often.
 pub(crate) type Tally = BTreeMap<String, u64>;
 
@@ -134,24 +139,18 @@ impl History<'_> {
     fn with_fault(&mut self) -> Result<u64, Violation> {
         self.fs.arm(self.case.fault);
         let before = self.fs.contents();
-        let opened = self.open()?;
-        let refusal = match opened {
+        match self.open()? {
             Err(error) => {
                 self.check_refusal(&error, &before)?;
-                Some(error)
+                self.ended("not opened");
             }
             Ok(log) => {
                 let events = self.live(log, EACH, true)?;
                 let (_, strike) = self.fs.strikes();
                 self.check_events(&events, strike.as_ref())?;
-                None
             }
-        };
-        let (strikes, strike) = self.fs.strikes();
-        if let (Some(fault), Some(_)) = (self.case.fault, strike) {
-            let outcome = if refusal.is_some() { "not opened" } else { "opened" };
-            self.met(format!("{fault}: {outcome}"));
         }
+        let (strikes, _) = self.fs.strikes();
         Ok(strikes)
     }
 
@@ -216,9 +215,9 @@ impl History<'_> {
                 (None, _) => Ok(()),
             };
         };
-        let fails = matches!(fault.what, What::Fails(_) | What::PowerCut);
+        let fails = matches!(fault.what, What::Fails(_) | What::PowerCut) && !asked_again(fault.what);
         if let Some((cause, _)) = &events.poison {
-            if !matches!(cause, Cause::Io(failure) if self.is_of(fault, failure)) {
+            if asked_again(fault.what) || !matches!(cause, Cause::Io(failure) if self.is_of(fault, failure)) {
                 return Err(violation("A8", format!("{fault}: {cause:?}")));
             }
         }
@@ -234,15 +233,21 @@ impl History<'_> {
                 ));
             }
         }
-        let ended = if events.poison.is_some() {
-            "poisoned"
-        } else if events.no_space > 0 {
-            "no space, then went on"
-        } else {
-            "all acknowledged"
-        };
-        self.met(format!("{fault}: {ended}"));
+        self.ended(match events {
+            Events { poison: Some(_), .. } => "poisoned",
+            Events { no_space: 1.., .. } => "no space, then went on",
+            Events { reads_failed: 1.., .. } => "all acknowledged, reads failed",
+            _ => "all acknowledged",
+        });
         Ok(())
+    }
+
+    /// How the life with the fault ended.
+    fn ended(&mut self, how: &str) {
+        if let Some(fault) = self.case.fault {
+            self.met(format!("{fault}: {how}"));
+            self.met(format!("{}: {how}", self.case.manner.word()));
+        }
     }
 
     /// Crashes in the middle of recovery, up to three of them.

@@ -6,6 +6,9 @@ use std::time::Instant;
 
 use crate::common::rig::Rng;
 
+/// What can fail to hold, as the oracle names it.
+pub(crate) const ASSERTIONS: [&str; 11] = ["A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A9", "A10", "A11"];
+
 /// What did not hold.
 #[derive(Clone, Debug)]
 pub(crate) struct Violation {

@@ -74,24 +74,20 @@ pub(crate) fn live(
 ) -> Result<Events, Violation> {
     let life = Life { fs, log, ledger, events: Mutex::default(), load, over: AtomicBool::new(false) };
     thread::scope(|scope| {
-        if load.reads {
-            scope.spawn(|| life.read_and_truncate());
-        }
+        let reader = load.reads.then(|| {
+            scope.spawn(|| life.follow());
+            scope.spawn(|| life.read_and_truncate())
+        });
         runtime.block_on(async {
             tokio::join!(life.one_by_one(), life.in_groups(), life.in_slots(), life.many_at_once());
         });
         life.over.store(true, Ordering::Relaxed);
+        if reader.is_some_and(|reader| reader.join().is_err()) {
+            life.violated("A10", "reading panicked");
+        }
+        lock(ledger).show(life.log.durable_lsn().get());
+        runtime.block_on(life.close());
     });
-    lock(ledger).show(life.log.durable_lsn().get());
-    let began = Instant::now();
-    let closed = runtime.block_on(async { timeout(BOUND, life.log.close()).await });
-    life.took(began);
-    match closed {
-        Err(_) => life.violated("A10", format!("closing took longer than {BOUND:?}")),
-        Ok(Err(AppendError::Poisoned(cause))) => life.poisoned(cause),
-        Ok(Err(error)) => life.violated("A8", format!("closing: {error:?}")),
-        Ok(Ok(())) => {}
-    }
     life.check_poison();
     let mut events = life.events.into_inner().unwrap_or_else(PoisonError::into_inner);
     if events.violations.is_empty() { Ok(events) } else { Err(events.violations.swap_remove(0)) }
@@ -280,6 +276,41 @@ impl Life<'_> {
 
 /// Those who do not append.
 impl Life<'_> {
+    async fn close(&self) {
+        let began = Instant::now();
+        let Ok(closed) = timeout(BOUND, self.log.close()).await else {
+            return self.violated("A10", format!("closing took longer than {BOUND:?}"));
+        };
+        self.took(began);
+        match closed {
+            Err(AppendError::Poisoned(cause)) => self.poisoned(cause),
+            Err(error) => self.violated("A8", format!("closing: {error:?}")),
+            Ok(()) => {}
+        }
+    }
+
+    /// Follows the log to its end: whatever is shown has to stay.
+    fn follow(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let mut tail = self.log.tail(self.log.first_lsn());
+        loop {
+            let expected = tail.next_lsn();
+            match runtime.block_on(async { timeout(2 * BOUND, tail.next()).await }) {
+                Err(_) => return self.violated("A10", "a tail that does not end"),
+                Ok(None) => return,
+                Ok(Some(Ok(record))) => {
+                    if record.lsn != expected || Ident::of(&record.payload).is_none() {
+                        return self.violated("A8", format!("a tail showed {} for {expected}", record.lsn));
+                    }
+                    lock(self.ledger).show(record.lsn.get());
+                }
+                Ok(Some(Err(ReadError::Truncated { first }))) => tail = self.log.tail(first),
+                Ok(Some(Err(ReadError::Poisoned(_)))) => return,
+                Ok(Some(Err(error))) => return self.read_failed(&error),
+            }
+        }
+    }
+
     fn read_and_truncate(&self) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let total = u64::from(4 * self.load.each);

@@ -26,8 +26,10 @@ mod common {
     pub(crate) mod recording;
     pub(crate) mod replay;
     pub(crate) mod rig;
+    pub(crate) mod ship_kills;
     pub(crate) mod survivor;
     pub(crate) mod tape;
+    pub(crate) mod told;
     pub(crate) mod witness;
     pub(crate) mod workload;
 }
@@ -59,6 +61,13 @@ mod faults;
 mod faults_history;
 mod faults_ledger;
 mod faults_life;
+mod faults_plan;
+mod faults_try;
+mod fuzz;
+mod limits;
+mod limits_cases;
+mod limits_disk;
+mod limits_process;
 mod powercut;
 mod rigs;
 mod run;

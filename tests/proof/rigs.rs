@@ -53,6 +53,15 @@ pub(crate) const RIGS: &[Rig] = &[
         run: crate::ship::simulated,
     },
     Rig {
+        name: "ship-kills",
+        what: "kill -9 of a primary, of its synchronous standby, or of both, with a witness",
+        unit: "kills",
+        target: 2_000,
+        slice: 40,
+        missing: nothing,
+        run: crate::ship::kills,
+    },
+    Rig {
         name: "powercut-ext4",
         what: "every state that a power cut can leave behind a recorded writer, on ext4",
         unit: "crash points",
@@ -128,14 +137,36 @@ pub(crate) const RIGS: &[Rig] = &[
         name: "faults",
         what: "a FUSE disk under the real ring: each fault at each operation of a run of 200 appends",
         unit: "faults",
-        target: crate::faults::CASES,
+        target: crate::faults_plan::CASES,
         slice: 300,
-        missing: crate::faults::missing,
+        missing: crate::common::faultfs::unavailable,
         run: crate::faults::run,
+    },
+    Rig {
+        name: "fuzz",
+        what: "libFuzzer: records, batches, static blocks, damaged and made-up directories, shipping's frames",
+        unit: "executions",
+        target: 100_000_000,
+        slice: 600_000,
+        missing: crate::fuzz::missing,
+        run: crate::fuzz::run,
+    },
+    Rig {
+        name: "limits",
+        what: "children that meet a limit of process, disk or machine, and then room again",
+        unit: "children",
+        target: crate::limits::TRIES,
+        slice: crate::limits_cases::CASES.len() as u64,
+        missing: nothing,
+        run: crate::limits::run,
     },
 ];
 
 /// This program again, as a rig's child: a writer to be killed, a rival, a witness.
 pub(crate) fn child(role: &str) {
-    eprintln!("proof: no child is a {role}");
+    match role {
+        "primary" | "standby" => crate::common::ship_kills::side(role),
+        _ if crate::faults_try::child(role) || crate::limits_cases::child(role) => {}
+        _ => eprintln!("proof: no child is a {role}"),
+    }
 }

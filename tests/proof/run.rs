@@ -91,6 +91,11 @@ impl Run {
         self.goal.count.is_some_and(|wanted| wanted <= self.rig.slice)
     }
 
+    /// How many are wanted, if that is what ends it.
+    pub(crate) fn wanted(&self) -> Option<u64> {
+        self.goal.count
+    }
+
     /// False once the count or the time is reached, somebody ended the program, or enough has gone wrong.
     pub(crate) fn goes_on(&self) -> bool {
         let time = |minutes: f64| self.began.elapsed().as_secs_f64() < minutes * 60.0;

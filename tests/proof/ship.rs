@@ -1,7 +1,8 @@
-//! Histories of shipped logs: simulated disks, a simulated network, promotions.
+//! Shipped logs: histories on simulated disks and a simulated network, and real processes that are killed.
 
 use std::thread;
 
+use crate::common::ship_kills::{KILLS_PER_PAIR, kill_pair};
 use crate::run::Run;
 use crate::ship_sim::history::{Tally, history};
 
@@ -16,6 +17,26 @@ pub(crate) fn simulated(run: &Run) -> Result<(), String> {
             });
         }
     });
+    Ok(())
+}
+
+/// Real primaries and standbys, killed.
+pub(crate) fn kills(run: &Run) -> Result<(), String> {
+    while let Some(seed) = run.next() {
+        match kill_pair(seed, KILLS_PER_PAIR) {
+            Ok(pair) => {
+                for (label, n) in [("primaries", pair.primaries), ("standbys", pair.standbys), ("both", pair.both)] {
+                    run.met(label, n);
+                }
+                run.met("acknowledged", pair.acks);
+                run.tried(pair.kills());
+            }
+            Err(wrong) => {
+                run.violated("A1", wrong, seed);
+                run.tried(1);
+            }
+        }
+    }
     Ok(())
 }
 

@@ -18,9 +18,17 @@ impl RingDisk {
         }
     }
 
-    /// Syncs every file that a flight waits for, once. Who is served is settled before the sync is submitted: a write
-    /// that completes while it runs may or may not be covered, and nobody can tell.
+    /// Syncs every file that a flight waits for, once; again where it never ran, as often as a flight repeats anything:
+    /// left for later it would be forgotten, because nothing on the ring would ever wake this thread for it.
     pub(super) fn sync_due(&mut self) {
+        while !self.due.is_empty() {
+            self.sync_each();
+        }
+    }
+
+    /// Who is served is settled before the sync is submitted: a write that completes while it runs may or may not be
+    /// covered, and nobody can tell.
+    fn sync_each(&mut self) {
         debug_assert!(self.served.is_empty());
         mem::swap(&mut self.due, &mut self.served);
         while let Some(first) = self.served.first() {

@@ -111,7 +111,7 @@ impl State {
             Some(What::Half) => data.len() / 2 / SECTOR * SECTOR,
             Some(What::Unaligned) => data.len() / 2 + 1 + self.below(SECTOR - 2),
             Some(What::Fails(errno)) => {
-                // Some of it may have got through. Where there is no room, nothing has.
+                // Some of it may have got through.
                 let some = if errno == EIO { self.below(data.len() / SECTOR + 1) * SECTOR } else { 0 };
                 self.media.write(file, offset, &data[..some]);
                 return Err(errno);
@@ -129,9 +129,8 @@ impl State {
         if dsync {
             // A write makes its own bytes durable and nobody else's, and so does its failure lose no others.
             let what = self.judge(Op::Flush, &name)?;
-            if let Some(What::Fails(errno)) = what {
+            if what == Some(What::EIO) {
                 self.media.drop_range(file, offset, written);
-                return Err(errno);
             }
             self.carry_out(what, |media| {
                 media.flush_range(file, offset, written);
@@ -306,9 +305,8 @@ impl Controller {
         self.after_delay(|state| {
             let name = state.media.name_of(file).unwrap_or_default().to_owned();
             let what = state.judge(Op::Flush, &name)?;
-            if let Some(What::Fails(errno)) = what {
+            if what == Some(What::EIO) {
                 state.media.drop_unflushed(file);
-                return Err(errno);
             }
             state.carry_out(what, |media| {
                 media.flush(file);

@@ -1,6 +1,6 @@
 //! The faults that the disk can be told to have, and when each strikes.
 
-use nix::libc::{EIO, ENOSPC, EOPNOTSUPP};
+use nix::libc::{ECANCELED, EINTR, EIO, ENOSPC, EOPNOTSUPP};
 
 /// What a log asks of a disk, as far as it can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,7 +45,8 @@ impl Op {
 /// What happens instead of what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
-    /// It fails. A write may have reached the disk in part; a flush drops what it covered.
+    /// It fails. After EIO a write may have reached the disk in part, and a flush has dropped what it covered; after any
+    /// other errno it did not take place.
     Fails(i32),
     /// A write or read of half as many bytes, in whole sectors. Not for writes through io_uring: see [`What::Limited`].
     Half,
@@ -69,10 +70,17 @@ impl What {
     pub(crate) const NO_SPACE: Self = Self::Fails(ENOSPC);
     pub(crate) const UNSUPPORTED: Self = Self::Fails(EOPNOTSUPP);
 
+    /// Not begun, to be asked again.
+    pub(crate) const INTERRUPTED: Self = Self::Fails(EINTR);
+    /// Never run.
+    pub(crate) const CANCELED: Self = Self::Fails(ECANCELED);
+
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::NO_SPACE => "ENOSPC",
             Self::UNSUPPORTED => "EOPNOTSUPP",
+            Self::INTERRUPTED => "EINTR",
+            Self::CANCELED => "ECANCELED",
             Self::Fails(_) => "EIO",
             Self::Half => "half",
             Self::Unaligned => "unaligned",

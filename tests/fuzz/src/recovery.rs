@@ -70,11 +70,14 @@ pub fn run(data: &[u8]) {
 }
 
 /// Whether all batch headers say what a writer could have said, as far as one by one they tell: LSNs, epochs and segments
-/// far from their end, and nothing truncated that is not there yet. Of others only P11 is asked.
+/// far from their end, nothing truncated that was not durable, nothing newer. Of others only P11 is asked.
 fn plausible(sim: &Sim) -> bool {
     let far = |header: &[u8]| {
         [FIRST, EPOCH, DURABLE, TRIM, RESTATED_TO].iter().all(|field| field.get(header) < u64::MAX / 2)
-            && TRIM.get(header) <= FIRST.get(header)
+            && TRIM.get(header) <= DURABLE.get(header) + 1
+            && VERSION.get(header) == 1
+            && (1..=4).contains(&KIND.get(header))
+            && FLAGS.get(header) < 4
     };
     sim.files().iter().all(|name| {
         let bytes = sim.bytes(name).unwrap_or_default();
@@ -108,7 +111,9 @@ fn live(sim: &Sim, options: &Options) {
             assert!(same, "A7: a reader was shown other records: {seen:?}, {records:?}");
         }
     }
+    tell(sim);
     let (appended, refused) = go_on(sim, life);
+    tell(sim);
     assert!(!room || refused.is_none(), "A5: an open log takes no record: {refused:?}");
     match Life::open(sim, options, 0x5eee).map(|life| (life.report().label, life.read())) {
         Ok((_, again)) if room => {
