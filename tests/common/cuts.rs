@@ -7,6 +7,8 @@ use super::logwrites::Entry;
 use super::rig::Rng;
 
 const SECTOR: usize = 512;
+/// How a batch of the log's begins.
+pub(crate) const BATCH: &[u8] = b"RWALBTCH";
 
 /// What a cut left. Everything in front of the last flush is there.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +17,8 @@ pub(crate) struct Cut {
     pub(crate) position: u64,
     /// How many of the writes since the last flush there are: that many are there and no other, unless `torn`.
     pub(crate) writes: usize,
+    /// How many of the writes that the cut may have torn are batches.
+    pub(crate) batches: usize,
     /// Any part of the writes since the last flush is there, sector by sector.
     pub(crate) torn: bool,
 }
@@ -36,11 +40,12 @@ pub(crate) fn for_each_cut(
         let end = entries[at..to].iter().position(|entry| entry.flush).map_or(to, |flush| at + flush);
         let window = &entries[at..end];
         let position = end as u64;
+        let batches = window.iter().filter(|entry| entry.data.starts_with(BATCH)).count();
         let mut seen = HashSet::new();
         let flushed = disk.clone();
         for (writes, entry) in window.iter().enumerate() {
             seen.insert(prefix(window, writes));
-            if !look(&disk, Cut { position, writes, torn: false }) {
+            if !look(&disk, Cut { position, writes, batches, torn: false }) {
                 return;
             }
             disk.apply(entry);
@@ -51,14 +56,14 @@ pub(crate) fn for_each_cut(
             let choice = choose(window, rng);
             if seen.insert(choice.clone()) {
                 let image = tear(&flushed, window, &choice);
-                if !look(&image, Cut { position, writes: window.len(), torn: true }) {
+                if !look(&image, Cut { position, writes: window.len(), batches, torn: true }) {
                     return;
                 }
             }
         }
         at = end + 1;
     }
-    look(&disk, Cut { position: to as u64, writes: 0, torn: false });
+    look(&disk, Cut { position: to as u64, writes: 0, batches: 0, torn: false });
 }
 
 /// For each sector of the window's writes whether it is there: the first `writes` of them, whole.

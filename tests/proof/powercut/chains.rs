@@ -64,19 +64,20 @@ fn follow(
     Ok(())
 }
 
-/// Some of the cuts, each as likely as any other.
+/// Some of the cuts, each as likely as any other; but every second one, if there are such, tore more than one batch.
 fn some_cuts(recording: &Recording, rng: &mut Rng) -> Vec<(Image, Cut)> {
-    let mut chosen = Vec::new();
-    let (mut number, mut choice) = (0, rng.clone());
+    let mut chosen = [Vec::new(), Vec::new()];
+    let (mut numbers, mut choice) = ([0, 0], rng.clone());
     let bounds = (recording.began, recording.ended);
     for_each_cut(&recording.base, &recording.entries, bounds, TORN, rng, |image, cut| {
-        number += 1;
-        if chosen.len() < BRANCHES {
-            chosen.push((image.clone(), cut));
-        } else if let Some(place) = chosen.get_mut(usize::try_from(choice.below(number)).unwrap()) {
+        let kind = usize::from(cut.torn && cut.batches > 1);
+        numbers[kind] += 1;
+        if chosen[kind].len() < BRANCHES / 2 {
+            chosen[kind].push((image.clone(), cut));
+        } else if let Some(place) = chosen[kind].get_mut(usize::try_from(choice.below(numbers[kind])).unwrap()) {
             *place = (image.clone(), cut);
         }
         true
     });
-    chosen
+    chosen.into_iter().flatten().collect()
 }

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use ringwal::{Log, Options, Pending, SubmitError};
 
 use super::{Bench, on_each_thread};
+use crate::common::cuts::BATCH;
 use crate::common::image::Image;
 use crate::common::logwrites::Entry;
 use crate::common::manner::Manner;
 use crate::common::recording::{MANNERS, Trouble};
-use crate::common::survivor::{Survivor, open, recover};
+use crate::common::survivor::{Survivor, lively, open, recover, runtime};
 use crate::common::tape::Faulty;
-use crate::common::witness::{Witness, Wrong};
+use crate::common::witness::{Position, Witness, Wrong};
 use crate::common::workload::{Ident, Sizes, Teller};
 use crate::run::Run;
 
@@ -36,7 +37,7 @@ pub(crate) fn flushes(run: &Run) -> Result<(), String> {
         for number in 1.. {
             let once = (seed / MANNERS / 2).is_multiple_of(2);
             let faulty = if once { Faulty::Once(number) } else { Faulty::From(number) };
-            match fail(bench, manner, faulty)? {
+            match fail(run, bench, manner, faulty)? {
                 Some(label) => run.met(label, 1),
                 None => break,
             }
@@ -56,7 +57,7 @@ fn options(manner: Manner) -> Options {
 }
 
 /// One run with one fault; what came of it, or none if there were not that many flushes.
-fn fail(bench: &Bench, manner: Manner, faulty: Faulty) -> Result<Option<&'static str>, Trouble> {
+fn fail(run: &Run, bench: &Bench, manner: Manner, faulty: Faulty) -> Result<Option<&'static str>, Trouble> {
     let tape = &bench.tape;
     let base = bench.fs().blank()?;
     tape.put_in(base.clone());
@@ -77,17 +78,46 @@ fn fail(bench: &Bench, manner: Manner, faulty: Faulty) -> Result<Option<&'static
     tape.fail(Faulty::None);
     let ended = usize::try_from(tape.position().read()).unwrap();
     // The file system may have given up, too: then it has to be mounted again.
-    if let Ok((log, survivor)) = open(&dir, &options(manner)) {
-        judge(&witness, &survivor, u64::MAX, faulty, "opened again")?;
-        let _ = log.close().wait();
-    }
+    let next = match open(&dir, &options(manner)) {
+        Err(_) => None,
+        Ok((log, survivor)) => {
+            judge(&witness, &survivor, u64::MAX, faulty, "opened again")?;
+            let next = go_on(&log, &survivor, tape.position())?;
+            let ended = usize::try_from(tape.position().read()).unwrap();
+            let _ = runtime().block_on(lively(log.close()));
+            Some((next, ended))
+        }
+    };
     drop(mount);
     let mount = tape.mount()?;
-    let survivor = recover(&dir, &options(manner), false)?;
-    judge(&witness, &survivor, u64::MAX, faulty, "mounted again")?;
+    if next.is_none() {
+        let survivor = recover(&dir, &options(manner), false)?;
+        judge(&witness, &survivor, u64::MAX, faulty, "mounted again")?;
+    }
     drop(mount);
-    cut(bench, manner, (&base, &tape.take()[..ended], failed_at), &witness, faulty)?;
+    let track = Track { bench, manner, base: &base, entries: &tape.take(), failed_at, faulty };
+    track.cut_at_once(&witness, ended)?;
+    if let Some((next, next_ended)) = next
+        && track.drop_and_cut(&next, ended, next_ended)?
+    {
+        run.met("what the flush was for dropped by the disk", 1);
+    }
     Ok(Some(written.label))
+}
+
+/// The next writer appends a little; its witness.
+fn go_on(log: &Log, survivor: &Survivor, position: Position) -> Result<Witness, Wrong> {
+    let witness = Arc::new(Mutex::new(Witness::after(SIZES, survivor.first, &survivor.records)));
+    let teller = Teller::to(witness.clone(), position);
+    for i in 0..3 {
+        let ident = Ident { cycle: 1, producer: 0, i };
+        let payload = ident.payload(SIZES, false);
+        teller.attempt(ident, None);
+        let lsn = runtime().block_on(lively(log.append(&payload)))?;
+        teller.acknowledged(lsn, ident, &payload);
+    }
+    let witness = witness.lock().unwrap().clone();
+    Ok(witness)
 }
 
 fn judge(witness: &Witness, survivor: &Survivor, position: u64, faulty: Faulty, when: &str) -> Result<(), Wrong> {
@@ -97,26 +127,55 @@ fn judge(witness: &Witness, survivor: &Survivor, position: u64, faulty: Faulty, 
     })
 }
 
-/// The power goes while the flush fails; or, if every later one fails, too, at the end. What no flush covered is lost.
-fn cut(
-    bench: &Bench,
+/// What was recorded around a failed flush.
+struct Track<'a> {
+    bench: &'a Bench,
     manner: Manner,
-    (base, entries, failed_at): (&Image, &[Entry], usize),
-    witness: &Witness,
+    base: &'a Image,
+    entries: &'a [Entry],
+    failed_at: usize,
     faulty: Faulty,
-) -> Result<(), Trouble> {
-    let flushed = entries[..failed_at].iter().rposition(|entry| entry.flush).map_or(0, |flush| flush + 1);
-    let mut image = base.clone();
-    entries[..flushed].iter().for_each(|entry| image.apply(entry));
-    let position = match faulty {
-        Faulty::From(_) => entries.len(),
-        _ => failed_at,
-    };
-    let judged = bench.replay.mounted(&image, |at| {
-        let survivor = recover(&at.join("wal"), &options(manner), false)?;
-        judge(witness, &survivor, position as u64, faulty, "after a power cut")
-    });
-    Ok(judged??)
+}
+
+impl Track<'_> {
+    /// Behind the last flush that succeeded before.
+    fn flushed(&self) -> usize {
+        self.entries[..self.failed_at].iter().rposition(|entry| entry.flush).map_or(0, |flush| flush + 1)
+    }
+
+    /// The power goes while the flush fails; or, if every later one fails, too, at the end of that writer. What no flush
+    /// covered is lost.
+    fn cut_at_once(&self, witness: &Witness, ended: usize) -> Result<(), Trouble> {
+        let position = match self.faulty {
+            Faulty::From(_) => ended,
+            _ => self.failed_at,
+        };
+        self.judge(&[&self.entries[..self.flushed()]], witness, position, "after a power cut")
+    }
+
+    /// The disk dropped what the flush was for, as disks do, so that no later one makes it durable; the next writer read
+    /// it all the same, out of the disk's cache. Then the power goes. Only if that was nothing but batches: a file system
+    /// is not made for that; and only if no later flush had succeeded for the writer that met it. Whether it was so.
+    fn drop_and_cut(&self, next: &Witness, ended: usize, next_ended: usize) -> Result<bool, Trouble> {
+        let dropped = &self.entries[self.flushed()..self.failed_at];
+        let batches = dropped.iter().all(|entry| entry.data.starts_with(BATCH));
+        if dropped.is_empty() || !batches || self.entries[self.failed_at..ended].iter().any(|entry| entry.flush) {
+            return Ok(false);
+        }
+        let there = [&self.entries[..self.flushed()], &self.entries[self.failed_at..next_ended]];
+        self.judge(&there, next, next_ended, "dropped by the disk, and a power cut")?;
+        Ok(true)
+    }
+
+    fn judge(&self, there: &[&[Entry]], witness: &Witness, position: usize, when: &str) -> Result<(), Trouble> {
+        let mut image = self.base.clone();
+        there.iter().copied().flatten().for_each(|entry| image.apply(entry));
+        let judged = self.bench.replay.mounted(&image, |at| {
+            let survivor = recover(&at.join("wal"), &options(self.manner), false)?;
+            judge(witness, &survivor, position as u64, self.faulty, when)
+        });
+        Ok(judged??)
+    }
 }
 
 /// What a writer met.
@@ -128,7 +187,7 @@ struct Written {
 
 /// Appends until something fails; then nothing more may be acknowledged that was appended behind it.
 fn write(dir: &Path, manner: Manner, teller: &Teller) -> Result<Written, Wrong> {
-    let Ok(log) = Log::open(dir, options(manner)).wait() else {
+    let Some(log) = resolved(Log::open(dir, options(manner)))?.ok() else {
         return Ok(Written { label: "open failed", resolved: Some(Instant::now()) });
     };
     let mut pending = VecDeque::new();
@@ -153,17 +212,26 @@ fn write(dir: &Path, manner: Manner, teller: &Teller) -> Result<Written, Wrong> 
         settle(&mut pending, &mut failed, teller)?;
     }
     ended |= failed.is_some();
-    let resolved = ended.then(Instant::now);
-    if ended && log.submit(b"behind the failure").is_ok_and(|answer| answer.wait().is_ok()) {
+    let last_resolved = ended.then(Instant::now);
+    if ended
+        && let Ok(answer) = log.submit(b"behind the failure")
+        && resolved(answer)?.is_ok()
+    {
         return Err(Wrong::new("A11", "an append was acknowledged behind a failed one"));
     }
-    let closed = log.close().wait();
+    let closed = resolved(log.close())?;
     let label = match (ended, closed) {
         (true, _) => "poisoned",
         (false, Err(_)) => "close failed",
         (false, Ok(())) => "unharmed",
     };
-    Ok(Written { label, resolved })
+    Ok(Written { label, resolved: last_resolved })
+}
+
+/// What a future resolved to; it must, with whatever.
+fn resolved<T, E>(future: impl Future<Output = Result<T, E>>) -> Result<Result<T, E>, Wrong> {
+    let any = async { Ok::<_, &str>(future.await) };
+    runtime().block_on(lively(any))
 }
 
 type Waiting = VecDeque<(Ident, Vec<u8>, Pending)>;
@@ -192,7 +260,7 @@ fn submit(
 fn settle(pending: &mut Waiting, failed: &mut Option<u64>, teller: &Teller) -> Result<(), Wrong> {
     let Some((ident, payload, answer)) = pending.pop_front() else { return Ok(()) };
     let lsn = answer.lsn().get();
-    match answer.wait() {
+    match resolved(answer)? {
         Ok(lsn) if failed.is_some() => {
             Err(Wrong::new("A11", format_args!("LSN {lsn} was acknowledged behind LSN {failed:?}, which failed")))
         }

@@ -105,7 +105,13 @@ fn on_each_thread(
         {
             match attempt(run, seed, &benches) {
                 Ok(()) => {}
-                Err(Trouble::Log(wrong)) => run.violated(wrong.assertion, wrong.what, seed),
+                Err(Trouble::Log(wrong)) => {
+                    run.violated(wrong.assertion, &wrong.what, seed);
+                    if wrong.assertion == "A10" {
+                        broken.store(true, Ordering::Relaxed);
+                        return Err(format!("seed {seed}: a log that hangs keeps its disk"));
+                    }
+                }
                 Err(Trouble::Rig(why)) => {
                     broken.store(true, Ordering::Relaxed);
                     return Err(format!("seed {seed}: {why}"));

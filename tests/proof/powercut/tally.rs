@@ -38,6 +38,7 @@ impl<'a> Tally<'a> {
         self.add(&manner, 1);
         self.add(survivor.label, 1);
         self.add("torn by sectors", u64::from(cut.torn));
+        self.add("several batches torn", u64::from(cut.torn && cut.batches > 1));
         self.add("torn tails", u64::from(survivor.torn_bytes > 0));
         self.add("records copied", survivor.copied);
         self.add("begin behind LSN 1", u64::from(survivor.first > 1));
