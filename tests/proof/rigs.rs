@@ -51,6 +51,15 @@ pub(crate) const RIGS: &[Rig] = &[
         missing: nothing,
         run: crate::damage::blocks,
     },
+    Rig {
+        name: "damage-files",
+        what: "the same on real files through the public API, and odd things under the log's names",
+        unit: "damages",
+        target: 2_000_000,
+        slice: 10_000,
+        missing: nothing,
+        run: crate::damage::files,
+    },
 ];
 
 /// This program again, as a rig's child: a writer to be killed, a rival, a witness.
