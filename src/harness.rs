@@ -2,7 +2,11 @@
 //!
 //! Behind feature `sim`, for tests only: nothing here is part of the library's promises.
 
+mod caller;
+pub mod fuzz;
 mod ship;
+
+pub use caller::{Call, Caller};
 
 use std::fmt;
 

@@ -242,7 +242,7 @@ fn the_oracle_sees_each_kind_of_lie() {
         }
         truth.push((at as u64 + 1, payload));
     }
-    assert_eq!(witness.judge(&truth, u64::MAX), Vec::<String>::new());
+    assert_eq!(witness.judge(&truth, u64::MAX), []);
     type Records = Vec<(u64, Vec<u8>)>;
     let lie = |change: &dyn Fn(&mut Records)| {
         let mut records = truth.clone();

@@ -3,6 +3,7 @@
 
 mod common {
     #![allow(dead_code, reason = "each test uses its part")]
+    pub(crate) mod image;
     pub(crate) mod logwrites;
     pub(crate) mod powercut;
     pub(crate) mod rig;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::powercut::{FileSystem, Recorder, unavailable};
+use common::powercut::{FileSystem, Recorder, STALL_MAX, unavailable};
 use common::rig::{Reaped, child as child_in, role, say, skip};
 use common::witness::{Heard, Witness};
 use common::workload::{Load, Teller, run};
@@ -114,7 +115,7 @@ fn kill_over_stalled_disk(recorder: &Recorder, dir: &Path, witness: &mut Witness
             });
         });
         wait_for("the first acknowledgements", || acks.load(Ordering::Relaxed) > 20);
-        let stall = recorder.stall();
+        let stall = recorder.stall(STALL_MAX);
         // Every acknowledgement that was on its way has come when none comes any more.
         let mut before = usize::MAX;
         wait_for("the writer stops", || {

@@ -27,6 +27,7 @@ use super::Directory;
 use super::file::{RealDirectory, regular};
 use crate::error::{IoFailure, Op, OpenError};
 use crate::lsn::LogId;
+use crate::seeded;
 
 /// The lock file's name.
 pub(crate) const LOCK: &str = "LOCK";
@@ -71,7 +72,7 @@ impl RealDirectory {
         let mut seen_alive = None;
         loop {
             let fd = open_lock(self)?;
-            if try_lock(&fd).map_err(|errno| self.failed(Op::Lock, LOCK, errno))? {
+            if seeded::is("m18") || try_lock(&fd).map_err(|errno| self.failed(Op::Lock, LOCK, errno))? {
                 if is_still_named(self, &fd) {
                     let text = Holder::this_process().line();
                     write_at(&fd, text.as_bytes(), 0).map_err(|errno| self.failed(Op::Lock, LOCK, errno))?;

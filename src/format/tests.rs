@@ -1,6 +1,8 @@
 //! What the format promises, on drawn batches: it reads back what was written, and no torn, moved, mixed or foreign
 //! bytes pass for a batch.
 
+mod sane;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -23,6 +23,7 @@ use crate::format::{BatchHeader, Kind, Link};
 use crate::lsn::{Epoch, LogId, Lsn, SegmentId};
 use crate::method::Method;
 use crate::options::Limits;
+use crate::seeded;
 use departure::{Departure, Departures};
 use tuner::{Choice, Landing, Rules, Tuner};
 use watermark::Watermark;
@@ -261,7 +262,8 @@ impl Journal {
 
     /// A batch of `shape` is about to be submitted: writes its header at the start of `out`, returns its ticket.
     pub(crate) fn handle_batch(&mut self, shape: &Shape, out: &mut [u8], now: Duration) -> Ticket {
-        let mut header = self.chain.header(Kind::Data, shape, self.watermark.durable());
+        let durable = if seeded::is("m20") { self.submitted } else { self.watermark.durable() };
+        let mut header = self.chain.header(Kind::Data, shape, durable);
         header.term = self.records_term;
         self.chain.append(&header, out);
         let filling = now.saturating_sub(self.filling_since.unwrap_or(now));

@@ -159,7 +159,7 @@ impl Assessment {
         self.next_epoch = self.next_epoch.max(walk.cur.header.epoch.next());
         self.trim = walk.trim.max(evidence.trim);
         self.last = walk.n;
-        self.claimed = walk.claimed;
+        self.claimed = if seeded::is("m14") { walk.n } else { walk.claimed };
         self.end = (walk.cur.header.segment, survey.end_of(&walk.cur));
         self.torn_bytes = evidence.torn_bytes;
         facts.claim_beyond = evidence.claim_beyond;

@@ -1,20 +1,23 @@
-//! The power-cut recorder. A disk whose every write and flush is recorded (a block-device daemon that logs writes, shown
-//! as a file, under a loop device, under a real file system), and the disk as it would be after a power cut at any of them.
+//! File systems on loop devices, and a recorder in another process: a block-device daemon that logs every write and flush,
+//! shown as a file, under a loop device, under a real file system. It can be stopped, as a disk that stalls.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, Whence, lseek64};
+use nix::unistd::Pid;
 
+use super::image::Image;
 use super::logwrites::Entry;
-use super::rig::{Rng, Scratch, say};
+use super::rig::{Scratch, say};
 
 const DAEMON: &str = "qemu-storage-daemon";
 
@@ -33,7 +36,7 @@ impl FileSystem {
         }
     }
 
-    fn disk_bytes(self) -> u64 {
+    pub(crate) fn disk_bytes(self) -> u64 {
         match self {
             Self::Ext4 => 64 << 20,
             // The smallest that its tools make.
@@ -43,26 +46,66 @@ impl FileSystem {
 
     fn make(self, device: &str) -> Result<(), String> {
         match self {
-            Self::Ext4 => run("mkfs.ext4", &["-q", "-b", "4096", "-E", "nodiscard", device]),
+            Self::Ext4 => run("mkfs.ext4", &["-q", "-b", "4096", "-E", "nodiscard,lazy_itable_init=0", device]),
             Self::Xfs => run("mkfs.xfs", &["-q", "-K", device]),
         }
         .map(drop)
     }
+
+    /// A disk with an empty file system, made once.
+    pub(crate) fn blank(self) -> Result<Image, String> {
+        static BLANK: Mutex<Vec<(FileSystem, Image)>> = Mutex::new(Vec::new());
+        let mut made = BLANK.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, image)) = made.iter().find(|(fs, _)| *fs == self) {
+            return Ok(image.clone());
+        }
+        let scratch = Scratch::new("blank");
+        let path = scratch.join("disk");
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        let file = file.map_err(|error| error.to_string())?;
+        file.set_len(self.disk_bytes()).map_err(|error| error.to_string())?;
+        self.make(text(&path))?;
+        let image = Image::of(&file);
+        made.push((self, image.clone()));
+        Ok(image)
+    }
+
+    /// The kernel recovers it now, if need be.
+    pub(crate) fn mount(self, device: &Loop, at: &Path) -> Result<Mount, String> {
+        // Every disk of this process begins as the same one.
+        let options = match self {
+            Self::Ext4 => "noatime",
+            Self::Xfs => "noatime,nouuid",
+        };
+        Mount::new(self.name(), options, device.device(), at)
+    }
 }
 
-/// Why the rig cannot be had here; `None` if it can.
+/// From now on this thread and those that it starts see mounts that nobody else sees, which end with them.
+pub(crate) fn mount_privately() -> Result<(), String> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| format!("unshare: {errno}"))?;
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(|errno| format!("mount: {errno}"))
+}
+
+/// Why the recorder in another process cannot be had here; `None` if it can.
 pub(crate) fn unavailable(fs: FileSystem) -> Option<String> {
+    no_file_system(fs).or_else(|| lacks(DAEMON))
+}
+
+/// Why no file system of this kind can be had here; `None` if it can.
+pub(crate) fn no_file_system(fs: FileSystem) -> Option<String> {
     if !super::rig::is_root() {
         return Some("needs root".to_owned());
     }
-    for file in ["/dev/fuse", "/dev/loop-control"] {
-        if !Path::new(file).exists() {
-            return Some(format!("needs {file}"));
-        }
+    if let Some(file) = ["/dev/fuse", "/dev/loop-control"].into_iter().find(|file| !Path::new(file).exists()) {
+        return Some(format!("needs {file}"));
     }
-    let tools = [DAEMON, "losetup", "mount", "umount", &format!("mkfs.{}", fs.name())].map(str::to_owned);
-    let missing = tools.iter().find(|tool| run("sh", &["-c", &format!("command -v {tool}")]).is_err());
-    missing.map(|tool| format!("needs {tool}"))
+    lacks("losetup").or_else(|| lacks(&format!("mkfs.{}", fs.name())))
+}
+
+fn lacks(tool: &str) -> Option<String> {
+    run("sh", &["-c", &format!("command -v {tool}")]).is_err().then(|| format!("needs {tool}"))
 }
 
 /// Runs a command to its end; its standard output, or what it complained of.
@@ -116,9 +159,14 @@ impl Drop for Loop {
 pub(crate) struct Mount(PathBuf);
 
 impl Mount {
+    /// `options`: `noatime` and what the file system itself knows.
     pub(crate) fn new(fs: &str, options: &str, device: &str, at: &Path) -> Result<Self, String> {
-        std::fs::create_dir_all(at).unwrap();
-        run("mount", &["-t", fs, "-o", options, device, text(at)]).map(|_| Self(at.to_path_buf()))
+        std::fs::create_dir_all(at).map_err(|error| error.to_string())?;
+        let own: Vec<_> = options.split(',').filter(|option| !option.is_empty() && *option != "noatime").collect();
+        let flags = if options.contains("noatime") { MsFlags::MS_NOATIME } else { MsFlags::empty() };
+        mount(Some(device), at, Some(fs), flags, Some(own.join(",").as_str()))
+            .map_err(|errno| format!("mounting {fs} from {device}: {errno}"))?;
+        Ok(Self(at.to_path_buf()))
     }
 }
 
@@ -128,16 +176,21 @@ impl Drop for Mount {
     }
 }
 
-/// Whoever had a file open may be about to let go of it.
+/// Whoever had a file open may be about to let go of it: a ring does so a moment after it was closed.
 fn unmount(at: &Path) {
     let deadline = Instant::now() + Duration::from_secs(5);
-    while let Err(why) = run("umount", &[text(at)]) {
-        if Instant::now() > deadline {
-            say(&format!("rig: {why}"));
-            complain(run("umount", &["-l", text(at)]));
-            return;
+    let mut pause = Duration::from_micros(100);
+    loop {
+        match umount2(at, MntFlags::empty()) {
+            Ok(()) => return,
+            Err(Errno::EBUSY) if Instant::now() < deadline => std::thread::sleep(pause),
+            Err(errno) => {
+                say(&format!("rig: unmounting {}: {errno}", at.display()));
+                complain(umount2(at, MntFlags::MNT_DETACH).map_err(|errno| errno.to_string()));
+                return;
+            }
         }
-        std::thread::sleep(Duration::from_millis(5));
+        pause = (pause * 2).min(Duration::from_millis(5));
     }
 }
 
@@ -217,18 +270,18 @@ impl Recorder {
     }
 
     /// The disk stalls: the daemon is stopped. It goes on when the answer is dropped; if that does not happen because a
-    /// test that should not wait for the disk does, after a while, so that it fails instead of hanging.
-    pub(crate) fn stall(&self) -> Stall {
+    /// test that should not wait for the disk does, after `longest`, so that it fails instead of hanging.
+    pub(crate) fn stall(&self, longest: Duration) -> Stall {
         let pid = self.daemon.pid;
         kill(pid, Signal::SIGSTOP).unwrap();
         let (over, wait) = std::sync::mpsc::channel::<()>();
         std::thread::spawn(move || {
-            if wait.recv_timeout(STALL_MAX) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            if wait.recv_timeout(longest) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 say(&format!("something waits for the stalled disk:\n{}", kernel_stacks()));
             }
             let _ = kill(pid, Signal::SIGCONT);
         });
-        Stall { pid, _over: over, since: Instant::now() }
+        Stall { pid, _over: over, since: Instant::now(), longest }
     }
 
     /// Ends the recording: all that was recorded.
@@ -261,15 +314,16 @@ pub(crate) struct Stall {
     pid: Pid,
     _over: std::sync::mpsc::Sender<()>,
     since: Instant,
+    longest: Duration,
 }
 
 /// No test keeps a disk stalled for longer.
-const STALL_MAX: Duration = Duration::from_secs(20);
+pub(crate) const STALL_MAX: Duration = Duration::from_secs(20);
 
 impl Stall {
     /// Whether it went on by itself: nothing that came of it says anything about a stalled disk.
     pub(crate) fn is_over(&self) -> bool {
-        self.since.elapsed() >= STALL_MAX
+        self.since.elapsed() >= self.longest
     }
 }
 
@@ -281,139 +335,5 @@ impl Drop for Stall {
         let waited = u32::from(self.is_over());
         let before = WAITED.fetch_add(waited, Ordering::Relaxed);
         assert!(std::thread::panicking() || before + waited <= 1, "something waited for the stalled disk");
-    }
-}
-
-const PAGE: usize = 4096;
-
-/// The superblocks of ext4 and of its journal are two sectors each under one checksum: ext4 takes for granted that they
-/// are written whole, and does not mount otherwise. Its matter, not the log's.
-fn is_atomic_to_ext4(offset: usize, page: &[u8]) -> bool {
-    let journal = |kind| page.starts_with(&[0xc0, 0x3b, 0x39, 0x98, 0, 0, 0, kind]);
-    offset == 0 || journal(3) || journal(4)
-}
-
-/// A disk image that goes back to the past: the recorded writes up to a cut, and what the writes behind the last flush
-/// left; mounted, and restored afterwards.
-#[derive(Debug)]
-pub(crate) struct Replay {
-    mount_point: PathBuf,
-    device: Loop,
-    image: File,
-    /// The disk at `applied`, before what the next cut adds.
-    master: Vec<u8>,
-    applied: usize,
-    fs: FileSystem,
-    _image_directory: Scratch,
-}
-
-impl Replay {
-    pub(crate) fn new(fs: FileSystem) -> Self {
-        let scratch = Scratch::new("replay");
-        // In memory, where there is such a place: the image only, never the file system on it.
-        let shared = Path::new("/dev/shm");
-        let name =
-            format!("ringwal-replay-{}-{}.img", fs.name(), scratch.path().file_name().unwrap().to_string_lossy());
-        let path = if shared.is_dir() { shared.join(name) } else { scratch.join("cut.img") };
-        let image = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
-        image.set_len(fs.disk_bytes()).unwrap();
-        let device = Loop::attach(&path).unwrap();
-        // The loop device keeps it.
-        std::fs::remove_file(&path).unwrap();
-        let bytes = usize::try_from(fs.disk_bytes()).unwrap();
-        Self {
-            mount_point: scratch.join("mnt"),
-            device,
-            image,
-            master: vec![0; bytes],
-            applied: 0,
-            fs,
-            _image_directory: scratch,
-        }
-    }
-
-    /// Moves on to entry `cut`: everything before it is on the disk.
-    fn advance(&mut self, entries: &[Entry], cut: usize) {
-        assert!(cut >= self.applied, "cuts come in order");
-        for entry in &entries[self.applied..cut] {
-            self.master[entry.offset..][..entry.data.len()].copy_from_slice(&entry.data);
-            self.write(entry.offset, &entry.data);
-        }
-        self.applied = cut;
-    }
-
-    /// Writes to the image; zeros where zeros are take no space.
-    fn write(&self, offset: usize, data: &[u8]) {
-        self.image.write_all_at(data, offset as u64).unwrap();
-    }
-
-    /// Calls `judge` with the disk mounted as it is after a cut at `cut`, on which, besides, stand some of the writes in
-    /// `extra`, each in whole or in part, sector by sector.
-    pub(crate) fn cut<T>(
-        &mut self,
-        entries: &[Entry],
-        cut: usize,
-        extra: &[Entry],
-        rng: &mut Rng,
-        judge: impl FnOnce(&Path) -> T,
-    ) -> Result<T, String> {
-        self.advance(entries, cut);
-        for entry in extra {
-            let how = rng.below(3);
-            for (number, page) in entry.data.chunks(PAGE).enumerate() {
-                let offset = entry.offset + number * PAGE;
-                let piece = if is_atomic_to_ext4(offset, page) { PAGE } else { 512 };
-                for (number, sector) in page.chunks(piece).enumerate() {
-                    if how == 1 || how == 2 && rng.one_in(2) {
-                        self.write(offset + number * 512, sector);
-                    }
-                }
-            }
-        }
-        let options = match self.fs {
-            FileSystem::Ext4 => "noatime",
-            FileSystem::Xfs => "noatime,nouuid",
-        };
-        self.device.forget_cache();
-        let mount = Mount::new(self.fs.name(), options, self.device.device(), &self.mount_point)?;
-        let answer = judge(&self.mount_point);
-        drop(mount);
-        self.restore();
-        Ok(answer)
-    }
-
-    /// Takes back what the mount and the judge wrote: only pages that exist are looked at.
-    fn restore(&self) {
-        let mut buffer = vec![0; 256 * PAGE];
-        let mut at: i64 = 0;
-        while let Ok(start) = lseek64(&self.image, at, Whence::SeekData) {
-            let end = lseek64(&self.image, start, Whence::SeekHole).unwrap();
-            let (mut from, end) = (usize::try_from(start).unwrap(), usize::try_from(end).unwrap());
-            while from < end {
-                let piece = &mut buffer[..(end - from).min(256 * PAGE)];
-                self.image.read_exact_at(piece, from as u64).unwrap();
-                for (number, found) in piece.chunks(PAGE).enumerate() {
-                    self.restore_page(from + number * PAGE, found);
-                }
-                from += piece.len();
-            }
-            at = i64::try_from(end).unwrap();
-        }
-        debug_assert!(self.master.len().is_multiple_of(PAGE));
-    }
-
-    fn restore_page(&self, offset: usize, found: &[u8]) {
-        let wanted = &self.master[offset..][..found.len()];
-        if wanted == found {
-            return;
-        }
-        if wanted.iter().all(|byte| *byte == 0) {
-            let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            let (at, len) = (i64::try_from(offset).unwrap(), i64::try_from(found.len()).unwrap());
-            if fallocate(&self.image, punch, at, len).is_ok() {
-                return;
-            }
-        }
-        self.write(offset, wanted);
     }
 }

@@ -80,9 +80,7 @@ impl Scratch {
     pub(crate) fn new(name: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // A program that is no test has no such variable.
-        let scratch = option_env!("CARGO_TARGET_TMPDIR").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tmp"));
-        let path = Path::new(scratch).join(format!("{name}-{}-{number}", std::process::id()));
+        let path = Self::place().join(format!("{name}-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -91,6 +89,12 @@ impl Scratch {
     pub(crate) fn in_memory(name: &str) -> Option<Self> {
         let path = Path::new("/dev/shm").join(format!("ringwal-{name}-{}", std::process::id()));
         std::fs::create_dir(&path).ok().map(|()| Self(path))
+    }
+
+    /// Where all of them are.
+    pub(crate) fn place() -> &'static Path {
+        // A program that is no test has no such variable.
+        Path::new(option_env!("CARGO_TARGET_TMPDIR").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tmp")))
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -2,11 +2,12 @@
 //! attempt and each acknowledgement told to the witness before the next step.
 
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ringwal::{Log, Lsn, SubmitError};
 
 use super::rig::Rng;
+use super::witness::{Position, Witness};
 
 /// Who wrote a record: the child (or the log's cycle), its producer, and the producer's own count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,17 +24,13 @@ impl Ident {
         rng
     }
 
-    /// The record's bytes, from 0 to `bytes_max` of them; members of groups have at least 16.
-    pub(crate) fn payload(self, bytes_max: usize, grouped: bool) -> Vec<u8> {
+    /// The record's bytes, as many as `sizes` say; members of groups have at least 16.
+    pub(crate) fn payload(self, sizes: impl Into<Sizes>, grouped: bool) -> Vec<u8> {
         let mut rng = self.rng();
-        let max = bytes_max as u64;
-        let len = match rng.below(10) {
-            0 => 0,
-            1..=4 => rng.below(100),
-            5..=8 => rng.below(2000),
-            _ => rng.below(8192),
+        let len = match sizes.into() {
+            Sizes::Exactly(len) => len,
+            Sizes::UpTo(max) => mixed_len(&mut rng, max, grouped),
         };
-        let len = usize::try_from(if grouped { 16 + len % 1500 } else { len }.min(max)).unwrap();
         let mut bytes = Vec::with_capacity(len + 8);
         while bytes.len() < len {
             bytes.extend_from_slice(&rng.next().to_le_bytes());
@@ -43,25 +40,81 @@ impl Ident {
     }
 }
 
-/// The child's mouth: whole lines, each one write to a pipe that the parent holds, so that a kill loses none.
+fn mixed_len(rng: &mut Rng, max: usize, grouped: bool) -> usize {
+    let len = match rng.below(10) {
+        0 => 0,
+        1..=4 => rng.below(100),
+        5..=8 => rng.below(2000),
+        _ => rng.below(8192),
+    };
+    usize::try_from(if grouped { 16 + len % 1500 } else { len }.min(max as u64)).unwrap()
+}
+
+/// How long a workload's records are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sizes {
+    /// Most are short, some empty, none longer than this.
+    UpTo(usize),
+    /// All alike (and at least 16 bytes): what stands in a dead tail looks like what comes after it.
+    Exactly(usize),
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self::UpTo(0)
+    }
+}
+
+impl From<usize> for Sizes {
+    fn from(max: usize) -> Self {
+        Self::UpTo(max)
+    }
+}
+
+/// Who hears it.
+#[derive(Debug)]
+enum Ear {
+    /// A pipe that the parent holds: whole lines, each one write, so that a kill loses none.
+    Pipe,
+    /// A witness in this process: what it writes may lose its power, but nobody kills it.
+    Witness(Arc<Mutex<Witness>>),
+}
+
+/// A writer's mouth: what it says has been heard when the call returns.
 #[derive(Debug)]
 pub(crate) struct Teller {
+    ear: Ear,
     /// Read at each acknowledgement: how far the recorder of the disk is.
-    position: Option<super::witness::Position>,
+    position: Option<Position>,
 }
 
 impl Teller {
+    /// For a child.
     pub(crate) fn new() -> Self {
-        let position = std::env::var_os("RINGWAL_POSITION").map(|path| super::witness::Position::open(path.as_ref()));
-        Self { position }
+        let position = std::env::var_os("RINGWAL_POSITION").map(|path| Position::open(path.as_ref()));
+        Self { ear: Ear::Pipe, position }
+    }
+
+    pub(crate) fn to(witness: Arc<Mutex<Witness>>, position: Position) -> Self {
+        Self { ear: Ear::Witness(witness), position: Some(position) }
     }
 
     pub(crate) fn line(&self, line: &str) {
-        let mut out = std::io::stdout().lock();
-        // A parent that is gone needs no witness; this child will not outlive it for long.
-        if out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush()).is_err() {
-            std::process::exit(3);
+        match &self.ear {
+            Ear::Witness(witness) => drop(witness.lock().unwrap().hear(line)),
+            Ear::Pipe => {
+                let mut out = std::io::stdout().lock();
+                // A parent that is gone needs no witness; this child will not outlive it for long.
+                if out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush()).is_err() {
+                    std::process::exit(3);
+                }
+            }
         }
+    }
+
+    /// How far the recorder of the disk is.
+    fn position(&self) -> u64 {
+        self.position.as_ref().map_or(0, Position::read)
     }
 
     /// Before it is staged. `group` is the number of the first record of its group and how many they are.
@@ -73,15 +126,34 @@ impl Teller {
     /// After the log said that it is durable.
     pub(crate) fn acknowledged(&self, lsn: Lsn, ident: Ident, payload: &[u8]) {
         // Read before the line is formed, after the acknowledgement: never earlier than what made it durable.
-        let position = self.position.as_ref().map_or(0, super::witness::Position::read);
-        let crc = crc32fast::hash(payload);
-        self.line(&format!(
-            "A {lsn} {crc} {} {} {} {} {position}",
-            payload.len(),
-            ident.cycle,
-            ident.producer,
-            ident.i
-        ));
+        let position = self.position();
+        let (crc, len) = (crc32fast::hash(payload), payload.len());
+        let Ident { cycle, producer, i } = ident;
+        self.line(&format!("A {lsn} {crc} {len} {cycle} {producer} {i} {position}"));
+    }
+
+    /// After a reader was shown it.
+    pub(crate) fn shown(&self, lsn: Lsn, payload: &[u8]) {
+        let position = self.position();
+        self.line(&format!("V {lsn} {} {} {position}", crc32fast::hash(payload), payload.len()));
+    }
+
+    /// Before everything below `first` is given up.
+    pub(crate) fn trims(&self, first: Lsn) {
+        self.line(&format!("B {first} {}", self.position()));
+    }
+
+    pub(crate) fn trimmed(&self) {
+        self.line(&format!("b {}", self.position()));
+    }
+
+    /// Before everything above `last` is taken back.
+    pub(crate) fn cuts(&self, last: Lsn) {
+        self.line(&format!("C {last} {}", self.position()));
+    }
+
+    pub(crate) fn cut(&self) {
+        self.line(&format!("c {}", self.position()));
     }
 }
 

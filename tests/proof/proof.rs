@@ -15,19 +15,57 @@
 #[path = "../common"]
 mod common {
     #![allow(dead_code, reason = "each program uses its part")]
+    pub(crate) mod bugs;
+    pub(crate) mod cuts;
     pub(crate) mod damage;
+    pub(crate) mod faultfs;
+    pub(crate) mod image;
+    pub(crate) mod logwrites;
+    pub(crate) mod manner;
+    pub(crate) mod powercut;
+    pub(crate) mod recording;
+    pub(crate) mod replay;
     pub(crate) mod rig;
+    pub(crate) mod ship_kills;
+    pub(crate) mod survivor;
+    pub(crate) mod tape;
+    pub(crate) mod witness;
+    pub(crate) mod workload;
 }
 
+#[path = "../sim/crowd.rs"]
+mod crowd;
+#[path = "../sim/exhaustive.rs"]
+mod exhaustive;
 #[path = "../sim/history.rs"]
 mod history;
+#[path = "../sim/rot.rs"]
+mod rot;
 #[allow(dead_code, reason = "the test uses all of it")]
 #[path = "../sim/world.rs"]
 mod world;
 
+/// The simulated network's histories.
+#[path = "../ship_sim"]
+mod ship_sim {
+    pub(crate) mod history;
+    pub(crate) mod net;
+    pub(crate) mod node;
+    pub(crate) mod world;
+}
+
+mod bugs;
 mod damage;
+mod faults;
+mod faults_history;
+mod faults_ledger;
+mod faults_life;
+mod faults_plan;
+mod fuzz;
+mod powercut;
 mod rigs;
 mod run;
+mod ship;
 mod sim;
 mod summary;
 
@@ -54,6 +92,18 @@ enum Command {
     List,
     /// Runs rigs, one after the other. Exit code 1: something that was promised did not hold.
     Run(RunArguments),
+    /// Switches each deliberate mistake on in turn and shows which rig catches it, and how soon. Needs a build with
+    /// RUSTFLAGS="--cfg ringwal_seeded_bugs". Exit code 1: one was missed.
+    Bugs {
+        /// Some of them; all unless given.
+        names: Vec<String>,
+        /// Rigs to try, in this order until one catches it; those that suit it unless given.
+        #[arg(long, value_name = "RIG,..", value_delimiter = ',')]
+        rigs: Vec<String>,
+        /// How long a rig may try.
+        #[arg(long, value_name = "M", default_value_t = 10.0)]
+        minutes: f64,
+    },
     /// What all runs in the summary add up to, for the sources as they are now.
     Table {
         /// The summary file.
@@ -76,6 +126,9 @@ struct RunArguments {
     /// The first seed: from the clock unless given. A violation prints the one that shows it again.
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+    /// Ends at the first violation.
+    #[arg(long)]
+    first_ends: bool,
     /// How many threads a rig may use: the machine's cores unless given.
     #[arg(long, value_name = "J")]
     jobs: Option<usize>,
@@ -95,6 +148,7 @@ fn main() -> ExitCode {
             Ok(true)
         }
         Command::Run(arguments) => run_all(&arguments),
+        Command::Bugs { names, rigs, minutes } => bugs::catch_all(&names, &rigs, minutes),
         Command::Table { summary } => Summary::at(summary).table(),
     };
     match done {
@@ -129,9 +183,10 @@ fn run_all(arguments: &RunArguments) -> Result<bool, String> {
             continue;
         }
         let goal = match (arguments.count, arguments.minutes) {
-            (None, None) => Goal { count: Some(rig.slice), minutes: None },
-            (count, minutes) => Goal { count, minutes },
+            (None, None) => (Some(rig.slice), None),
+            given => given,
         };
+        let goal = Goal { count: goal.0, minutes: goal.1, first_ends: arguments.first_ends };
         let run = Run::new(rig, goal, arguments.seed, arguments.jobs)?;
         held &= run.carry_out(&summary, &origin)?;
     }

@@ -1,5 +1,6 @@
 //! The rigs by name.
 
+use crate::powercut;
 use crate::run::Run;
 
 /// One way to try to make the log lose something.
@@ -26,12 +27,93 @@ fn nothing() -> Option<String> {
 pub(crate) const RIGS: &[Rig] = &[
     Rig {
         name: "sim",
-        what: "seeded histories on the simulated disk, crashed anywhere, each drawn twice with one trace",
+        what: "seeded histories on the simulated disk, crashed anywhere; many callers, faults, truncations, rot at the end",
         unit: "crashes",
         target: 10_000_000,
-        slice: 400_000,
+        slice: 100_000,
         missing: nothing,
         run: crate::sim::random,
+    },
+    Rig {
+        name: "exhaustive",
+        what: "every workload of up to 4 operations, every method, every crash point, crashes in recovery three deep",
+        unit: "workloads",
+        target: 2_801,
+        slice: 30,
+        missing: nothing,
+        run: crate::sim::exhaustive,
+    },
+    Rig {
+        name: "ship",
+        what: "seeded histories of shipped logs on a simulated network, with power cuts and promotions",
+        unit: "histories",
+        target: 100_000,
+        slice: 1_000,
+        missing: nothing,
+        run: crate::ship::simulated,
+    },
+    Rig {
+        name: "ship-kills",
+        what: "kill -9 of a primary, of its synchronous standby, or of both, with a witness",
+        unit: "kills",
+        target: 2_000,
+        slice: 40,
+        missing: nothing,
+        run: crate::ship::kills,
+    },
+    Rig {
+        name: "powercut-ext4",
+        what: "every state that a power cut can leave behind a recorded writer, on ext4",
+        unit: "crash points",
+        target: 500_000,
+        slice: 1_000,
+        missing: powercut::missing_ext4,
+        run: powercut::ext4,
+    },
+    Rig {
+        name: "powercut-xfs",
+        what: "every state that a power cut can leave behind a recorded writer, on xfs",
+        unit: "crash points",
+        target: 500_000,
+        slice: 1_000,
+        missing: powercut::missing_xfs,
+        run: powercut::xfs,
+    },
+    Rig {
+        name: "chains-double",
+        what: "a power cut behind a power cut, on ext4 and xfs",
+        unit: "double crash chains",
+        target: 100_000,
+        slice: 500,
+        missing: powercut::missing_either,
+        run: powercut::double,
+    },
+    Rig {
+        name: "chains-triple",
+        what: "three power cuts, one behind the other, on ext4 and xfs",
+        unit: "triple crash chains",
+        target: 10_000,
+        slice: 500,
+        missing: powercut::missing_either,
+        run: powercut::triple,
+    },
+    Rig {
+        name: "flush-eio",
+        what: "the n-th flush to the disk fails, for every n of a 200-append run, once and from then on",
+        unit: "failed flushes",
+        target: 5_000,
+        slice: 100,
+        missing: powercut::missing_either,
+        run: powercut::flushes,
+    },
+    Rig {
+        name: "stall",
+        what: "the disk stops for ten minutes under load",
+        unit: "seconds",
+        target: 600,
+        slice: 5,
+        missing: powercut::missing_daemon,
+        run: powercut::stall,
     },
     Rig {
         name: "damage-flips",
@@ -60,9 +142,30 @@ pub(crate) const RIGS: &[Rig] = &[
         missing: nothing,
         run: crate::damage::files,
     },
+    Rig {
+        name: "faults",
+        what: "a FUSE disk under the real ring: each fault at each operation of a run of 200 appends",
+        unit: "faults",
+        target: crate::faults_plan::CASES,
+        slice: 300,
+        missing: crate::common::faultfs::unavailable,
+        run: crate::faults::run,
+    },
+    Rig {
+        name: "fuzz",
+        what: "libFuzzer: records, batches, static blocks, damaged and made-up directories, shipping's frames",
+        unit: "executions",
+        target: 100_000_000,
+        slice: 600_000,
+        missing: crate::fuzz::missing,
+        run: crate::fuzz::run,
+    },
 ];
 
 /// This program again, as a rig's child: a writer to be killed, a rival, a witness.
 pub(crate) fn child(role: &str) {
-    eprintln!("proof: no child is a {role}");
+    match role {
+        "primary" | "standby" => crate::common::ship_kills::side(role),
+        _ => eprintln!("proof: no child is a {role}"),
+    }
 }

@@ -16,6 +16,8 @@ use crate::summary::{Line, Origin, Summary};
 pub(crate) struct Goal {
     pub(crate) count: Option<u64>,
     pub(crate) minutes: Option<f64>,
+    /// Whether the first violation ends it.
+    pub(crate) first_ends: bool,
 }
 
 /// Violations after which a run ends: one cause shows itself again and again.
@@ -89,12 +91,17 @@ impl Run {
         self.goal.count.is_some_and(|wanted| wanted <= self.rig.slice)
     }
 
+    /// How many are wanted, if that is what ends it.
+    pub(crate) fn wanted(&self) -> Option<u64> {
+        self.goal.count
+    }
+
     /// False once the count or the time is reached, somebody ended the program, or enough has gone wrong.
     pub(crate) fn goes_on(&self) -> bool {
         let time = |minutes: f64| self.began.elapsed().as_secs_f64() < minutes * 60.0;
         let count = self.count.load(Ordering::Relaxed);
         !self.stopped.load(Ordering::Relaxed)
-            && self.violations.load(Ordering::Relaxed) < VIOLATIONS_MAX
+            && self.violations.load(Ordering::Relaxed) < if self.goal.first_ends { 1 } else { VIOLATIONS_MAX }
             && self.goal.minutes.is_none_or(time)
             && self.goal.count.is_none_or(|wanted| count < wanted)
     }

@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use crate::exhaustive::{count, exhaust};
 use crate::history::history;
 use crate::run::Run;
 use crate::world::Tally;
@@ -22,6 +23,31 @@ pub(crate) fn random(run: &Run) -> Result<(), String> {
     });
     Ok(())
 }
+
+/// The workload that each seed stands for, at every crash point: as many consecutive seeds as there are workloads are all.
+pub(crate) fn exhaustive(run: &Run) -> Result<(), String> {
+    thread::scope(|scope| {
+        for _ in 0..run.jobs() {
+            scope.spawn(|| {
+                while let Some(seed) = run.next() {
+                    let number = usize::try_from(seed % count() as u64).unwrap_or(0);
+                    match exhaust(number, NESTED_EVERY, true) {
+                        Ok(done) => {
+                            run.met("crash points", done.points);
+                            run.met("crashes", done.crashes);
+                        }
+                        Err(violation) => run.violated(violation.assertion, violation.text, seed),
+                    }
+                    run.tried(1);
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Crashes inside recovery, three deep, stand behind every so many crash points.
+const NESTED_EVERY: usize = 100;
 
 fn tell(run: &Run, seed: u64) {
     let mut tally = Tally::default();

@@ -3,32 +3,22 @@
 //!
 //! `RINGWAL_SEED=n cargo test --test ship_sim` replays one history; `RINGWAL_SHIP_RUNS=n` sets how many there are.
 
+#[cfg(ringwal_seeded_bugs)]
+#[allow(dead_code, reason = "each program uses its part")]
+#[path = "../common/bugs.rs"]
+mod bugs;
+mod history;
 mod net;
 mod node;
 #[cfg(ringwal_seeded_bugs)]
 mod seeded;
 mod world;
 
-use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use world::World;
-
-/// What the histories met: shown, so that a rig that tests nothing is seen.
-type Tally = BTreeMap<String, u64>;
-
-/// One history; a panic counts as a violation.
-fn history(seed: u64, tally: &mut Tally) -> Result<(), String> {
-    let run = AssertUnwindSafe(|| World::new(seed, tally).run());
-    catch_unwind(run).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Err(format!("panic: {}", text.unwrap_or_default()))
-    })
-}
+use history::{Tally, history};
 
 /// Histories from `first` on; ends early once one fails, if so asked.
 fn histories(first: u64, count: u64, enough: usize) -> (Tally, Vec<(u64, String)>) {

@@ -4,19 +4,8 @@
 
 use ringwal::seeded;
 
+use crate::bugs::SHIPPING;
 use crate::histories;
-
-/// The deliberate mistakes, and what each does.
-const BUGS: [(&str, &str); 8] = [
-    ("ship-ack-early", "a sink acknowledges what it has received"),
-    ("ship-duplicate", "a sink takes records again"),
-    ("ship-gap", "a sink takes records behind a gap"),
-    ("ship-no-divergence", "nobody compares the logs"),
-    ("ship-no-fencing", "nobody compares terms"),
-    ("ship-no-session", "frames of other connections are taken"),
-    ("ship-split", "a sink hands a batch on in two groups"),
-    ("ship-undurable", "a source ships what is not durable"),
-];
 
 /// Histories in which a bug must show.
 const HISTORIES_MAX: u64 = 4000;
@@ -26,7 +15,7 @@ const CHUNK: u64 = 100;
 fn seeded_bugs_are_caught() {
     let mut missed = Vec::new();
     std::panic::set_hook(Box::new(|_| {}));
-    for (name, what) in BUGS {
+    for &(name, what) in SHIPPING {
         seeded::choose(Some(name));
         let chunks = (0..HISTORIES_MAX).step_by(usize::try_from(CHUNK).unwrap());
         let caught = chunks.into_iter().find_map(|first| histories(first, CHUNK, 1).1.pop());

@@ -13,9 +13,9 @@ use ringwal::sim::Faults;
 use ringwal::sim::rng::Rng;
 use ringwal::{LogId, Lsn};
 
-use crate::Tally;
-use crate::net::{Pipe, Recording};
-use crate::node::{Entry, GROUP_BYTES_MAX, Node, index};
+use super::history::Tally;
+use super::net::{Pipe, Recording};
+use super::node::{Entry, GROUP_BYTES_MAX, Node, index};
 
 const WINDOW_BYTES: u64 = 5000;
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -222,7 +222,7 @@ impl<'a> World<'a> {
         chosen.inbox.clear();
         let (held, promised) = (chosen.durable(), self.promised.len());
         if self.k > 0 && (held < promised || chosen.staged[..promised] != self.promised[..]) {
-            return Err(format!("{promised} promised, {held} with the new primary {best}"));
+            return Err(format!("A1: {promised} promised, {held} with the new primary {best}"));
         }
         if self.k == 0 {
             let same = self.promised.iter().zip(&chosen.staged[..held]).take_while(|(a, b)| a == b).count();
@@ -339,7 +339,7 @@ impl<'a> World<'a> {
             }
         }
         if link.down.has_foreign() && !link.sink.is_ended() || link.up.has_foreign() && !link.source.is_ended() {
-            return Err("a frame of another connection was taken".to_owned());
+            return Err("A3: a frame of another connection was taken".to_owned());
         }
         while let Some(event) = link.source.poll_event() {
             self.handle_source(link, event)?;
@@ -349,7 +349,7 @@ impl<'a> World<'a> {
         }
         let bound = WINDOW_BYTES as usize + 2 * (GROUP_BYTES_MAX + 100);
         if link.sink.held_bytes() > bound || link.source.held_bytes() > QUEUE_BYTES + 2 * GROUP_BYTES_MAX {
-            return Err(format!("{} and {} bytes held", link.source.held_bytes(), link.sink.held_bytes()));
+            return Err(format!("P9: {} and {} bytes held", link.source.held_bytes(), link.sink.held_bytes()));
         }
         Ok(())
     }
@@ -360,7 +360,7 @@ impl<'a> World<'a> {
             SourceEvent::Started { from, standby, name } => {
                 self.count("connections started");
                 if self.reign[link.from] < link.known {
-                    return Err(format!("{name} follows term {} and knows {}", self.reign[link.from], link.known));
+                    return Err(format!("A3: {name} follows term {} and knows {}", self.reign[link.from], link.known));
                 }
                 if link.from == self.primary {
                     link.member = Some(self.quorum.handle_started(standby, from.prev()));
@@ -368,7 +368,7 @@ impl<'a> World<'a> {
             }
             SourceEvent::Acked { durable } => {
                 if index(durable) > self.nodes[link.to].durable() {
-                    return Err(format!("{durable} acknowledged, {} durable", self.nodes[link.to].durable()));
+                    return Err(format!("A1: {durable} acknowledged, {} durable", self.nodes[link.to].durable()));
                 }
                 if let Some(member) = link.member {
                     self.quorum.handle_acked(member, durable);
@@ -391,7 +391,7 @@ impl<'a> World<'a> {
                 assert_eq!(log_id, self.log_id);
                 node.term = node.term.max(term);
                 if index(durable) < node.staged.len() || here.get(..node.staged.len()) != Some(&node.staged[..]) {
-                    return Err(format!("{} records are not those of the source", node.staged.len()));
+                    return Err(format!("A3: {} records are not those of the source", node.staged.len()));
                 }
                 link.sink.handle_ready(self.now);
                 self.follows[link.to] = link.from == self.primary;
@@ -399,13 +399,13 @@ impl<'a> World<'a> {
             SinkEvent::Group(group) => {
                 let at = node.staged.len() + node.inbox.iter().map(|(group, _)| group.records.len()).sum::<usize>();
                 if index(group.first) != at + 1 {
-                    return Err(format!("LSN {} came, {} was due", group.first, at + 1));
+                    return Err(format!("A2: LSN {} came, {} was due", group.first, at + 1));
                 }
                 let same =
                     |(entry, payload): (&Entry, &bytes::Bytes)| entry.payload == *payload && entry.term == group.term;
                 let entries = here.get(at..at + group.records.len()).unwrap_or_default().to_vec();
                 if entries.len() != group.records.len() || !entries.iter().zip(&group.records).all(same) {
-                    return Err(format!("not the source's records from LSN {}", group.first));
+                    return Err(format!("A3: not the source's records from LSN {}", group.first));
                 }
                 node.inbox.push_back((group, entries));
                 self.count("groups");
@@ -413,7 +413,7 @@ impl<'a> World<'a> {
             SinkEvent::Durable { source } => {
                 let durable = self.nodes[link.from].durable();
                 if index(source) > durable {
-                    return Err(format!("{source} is not durable at the source, {durable} is"));
+                    return Err(format!("A7: {source} is not durable at the source, {durable} is"));
                 }
             }
             SinkEvent::Ended(error) => {
@@ -454,9 +454,9 @@ impl<'a> World<'a> {
         let n = index(self.quorum.durable());
         let primary = &self.nodes[self.primary];
         if n > self.promised.len() {
-            let Some(new) = primary.staged.get(..n) else { return Err(format!("{n} promised and not here")) };
+            let Some(new) = primary.staged.get(..n) else { return Err(format!("A1: {n} promised and not here")) };
             if new[..self.promised.len()] != self.promised[..] {
-                return Err("what was promised is another record now".to_owned());
+                return Err("A1: what was promised is another record now".to_owned());
             }
             let more = n - self.promised.len();
             self.promised = new.to_vec();
@@ -475,13 +475,13 @@ impl<'a> World<'a> {
         for (at, node) in self.nodes.iter().enumerate().filter(|(at, _)| self.follows[*at]) {
             let n = node.staged.len();
             if n > primary.durable() {
-                return Err(format!("{n} records at standby {at}, {} durable at the primary", primary.durable()));
+                return Err(format!("A7: {n} records at standby {at}, {} durable at the primary", primary.durable()));
             }
             // All of it is compared where it is received, and when a log is opened.
             if let Some(last) = n.checked_sub(1)
                 && primary.staged.get(last) != Some(&node.staged[last])
             {
-                return Err(format!("standby {at} holds another record at LSN {n}"));
+                return Err(format!("A3: standby {at} holds another record at LSN {n}"));
             }
         }
         Ok(())
@@ -516,7 +516,7 @@ impl<'a> World<'a> {
         }
         let state: Vec<_> =
             self.nodes.iter().map(|node| (node.life.is_some(), node.durable(), node.staged.len())).collect();
-        Err(format!("not caught up: {state:?}, primary {}, following {:?}", self.primary, self.follows))
+        Err(format!("A10: not caught up: {state:?}, primary {}, following {:?}", self.primary, self.follows))
     }
 
     /// Those that cannot follow and were not made anew while more could have been lost.

@@ -1,17 +1,16 @@
-//! Every crash point of every small workload over a rotation, the crash inside recovery included.
+//! Every crash point of every small workload over a rotation, crashes inside recovery included, three deep.
 //!
-//! By every method, at depths 1, 2 and 4, and with methods that take turns from batch to batch. A workload is up to three appends (small, of two blocks, a group), with or without a pause long enough for the idle
-//! seal, a close, or a close and a re-opening between them, begun so near the end of a segment that it rotates. The
-//! disk films itself before every operation; each frame becomes a kill and power cuts in which nothing, everything, or
-//! a random part of what was not flushed reached the medium. Each recovery from one is filmed and cut again.
+//! By every method, at depths 1, 2 and 4, and with methods that take turns from batch to batch. A workload is up to four
+//! operations: appends (small, of two blocks, a group), a pause long enough for the idle seal, a close and a re-opening,
+//! both truncations; begun so near the end of a segment that it rotates. The disk films itself before every operation;
+//! each frame becomes a kill and power cuts in which nothing, everything, or a random part of what was not flushed
+//! reached the medium. Recoveries are filmed and cut again, and so are the recoveries from those.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use ringwal::harness::Life;
 use ringwal::sim::{Sim, SimOptions, Snapshot};
-use ringwal::{Method, Options};
+use ringwal::{Lsn, Method, Options};
 
 use crate::world::{Oracle, Violation};
 
@@ -25,11 +24,17 @@ enum Step {
     Pause,
     /// Close and open again.
     Reopen,
+    /// All but the last record may go.
+    TruncateBefore,
+    /// The last record goes.
+    TruncateAfter,
 }
 
-const STEPS: [Step; 5] = [Step::Small, Step::TwoBlocks, Step::Group, Step::Pause, Step::Reopen];
-/// Frames of one recovery that are cut again, at most.
-const NESTED_MAX: usize = 12;
+const STEPS: [Step; 7] =
+    [Step::Small, Step::TwoBlocks, Step::Group, Step::Pause, Step::Reopen, Step::TruncateBefore, Step::TruncateAfter];
+const STEPS_MAX: u32 = 4;
+/// Frames of one recovery that are cut again, at most; and of the recovery from that.
+const NESTED_MAX: [usize; 2] = [8, 2];
 
 /// What one run is like besides its steps.
 #[derive(Clone, Copy, Debug)]
@@ -65,25 +70,19 @@ fn options(flight_max: usize) -> Options {
         .pending_bytes_max(1 << 16)
 }
 
-/// Every workload with at most three appends and at most one pause or re-opening.
-fn workloads() -> Vec<Vec<Step>> {
-    let mut all: Vec<Vec<Step>> = vec![vec![]];
-    let mut from = 0;
-    for _ in 0..4 {
-        let to = all.len();
-        for at in from..to {
-            for step in STEPS {
-                let mut longer = all[at].clone();
-                longer.push(step);
-                let others = longer.iter().filter(|step| matches!(step, Step::Pause | Step::Reopen)).count();
-                if longer.len() - others <= 3 && others <= 1 {
-                    all.push(longer);
-                }
-            }
-        }
-        from = to;
+/// How many workloads there are.
+pub(crate) fn count() -> usize {
+    (0..=STEPS_MAX).map(|len| STEPS.len().pow(len)).sum()
+}
+
+/// A workload by its number: the shorter ones first.
+fn workload(mut number: usize) -> Vec<Step> {
+    let mut len = 0;
+    while number >= STEPS.len().pow(len) {
+        number -= STEPS.len().pow(len);
+        len += 1;
     }
-    all
+    (0..len).map(|at| STEPS[number / STEPS.len().pow(at) % STEPS.len()]).collect()
 }
 
 /// What was promised when a frame was taken.
@@ -181,6 +180,24 @@ impl Run {
         }
     }
 
+    /// Truncates the last durable record, unless it is the only one.
+    fn cut_back(&mut self) {
+        let last = self.life().durable().get().saturating_sub(1);
+        if (last as usize) < self.oracle.first() {
+            return;
+        }
+        self.oracle.truncating(None, Some(last as usize));
+        self.life().truncate_after(Lsn::new(last), 3);
+        for _ in 0..200 {
+            self.turn(Duration::ZERO);
+            if let Some(answer) = self.life().cut_back() {
+                assert_eq!(answer.expect("the log goes on"), Ok(Lsn::new(last)));
+                return self.oracle.cut(last as usize);
+            }
+        }
+        panic!("cutting back never ends");
+    }
+
     fn step(&mut self, step: Step) {
         match step {
             Step::Small => self.append(1, 8),
@@ -198,6 +215,12 @@ impl Run {
                 self.life = Some(Life::open(&self.sim, &self.options, 2).unwrap());
                 self.cut_film(&before);
             }
+            Step::TruncateBefore => {
+                let first = self.life().durable();
+                self.oracle.truncating(usize::try_from(first.get()).ok(), None);
+                self.life().recycle(first);
+            }
+            Step::TruncateAfter => self.cut_back(),
         }
         self.turn(Duration::ZERO);
         if self.manner.eager {
@@ -206,13 +229,13 @@ impl Run {
     }
 }
 
-/// Checks one crash image, and with `nested` every crash of its recovery.
+/// Checks one crash image, and so many frames of its recovery, and of the recovery from each of those.
 fn check(
     image: &Snapshot,
     oracle: &Oracle,
     options: &Options,
     how: Cut,
-    nested: bool,
+    nested: &[usize],
     cuts: &mut u64,
 ) -> Result<(), Violation> {
     let sim = Sim::new(how.seed(), SimOptions::default());
@@ -226,19 +249,20 @@ fn check(
         Cut::Power(_) => sim.power_cut(),
     }
     *cuts += 1;
-    if nested {
+    if !nested.is_empty() {
         sim.film(true);
     }
     let life = Life::open(&sim, options, 99)
         .map_err(|error| Violation { assertion: "A8", text: format!("cannot open: {error}") })?;
     let mut after = oracle.clone();
     after.recovered(&life.read().map_err(|error| Violation { assertion: "A8", text: error.to_string() })?)?;
-    if nested {
+    if let [frames_max, deeper @ ..] = nested {
         let film = sim.film(false);
-        let stride = film.len().div_ceil(NESTED_MAX).max(1);
-        for (_, frame) in film.iter().step_by(stride) {
+        let stride = film.len().div_ceil(*frames_max).max(1);
+        let from = how.seed() as usize % stride;
+        for (_, frame) in film.iter().skip(from).step_by(stride) {
             for inner in [Cut::Kill, Cut::Power(how.seed()), Cut::KillThenPower(how.seed() + 1)] {
-                check(frame, oracle, options, inner, false, cuts)?;
+                check(frame, oracle, options, inner, deeper, cuts)?;
             }
         }
     }
@@ -275,52 +299,67 @@ impl Cut {
     }
 }
 
-/// One workload under every shape: (crash points, crashes).
-fn exhaust(at: usize, steps: &[Step], nested_every: usize, all: bool) -> (u64, u64) {
-    let (mut cuts, mut frames) = (0, 0);
-    for manner in manners(at, all) {
+/// What came of a workload.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Exhausted {
+    /// Moments at which it was cut.
+    pub(crate) points: u64,
+    /// Crashes, those inside recovery included.
+    pub(crate) crashes: u64,
+}
+
+/// The workload of this number in every manner (or in each shape by one method), with crashes inside recovery behind every
+/// so many points.
+pub(crate) fn exhaust(number: usize, nested_every: usize, all: bool) -> Result<Exhausted, Violation> {
+    let steps = workload(number);
+    let mut sum = Exhausted::default();
+    for manner in manners(number, all) {
         let mut run = Run::new(manner);
         steps.iter().for_each(|step| run.step(*step));
         run.settle();
         for (index, frame) in run.frames.iter().enumerate() {
-            frames += 1;
-            let seed = (at * 1000 + index) as u64;
+            sum.points += 1;
+            let seed = (number * 1000 + index) as u64;
             for how in [Cut::Kill, Cut::Power(seed), Cut::Power(seed + 1), Cut::KillThenPower(seed + 2)] {
-                let nested = index % nested_every == at % nested_every;
-                if let Err(violation) = check(&frame.snapshot, &frame.oracle, &run.options, how, nested, &mut cuts) {
-                    panic!("{steps:?} ({manner:?}), frame {index}, {how:?}: {violation:?}");
-                }
+                let nested = index % nested_every == number % nested_every;
+                let nested = if nested { &NESTED_MAX[..] } else { &[] };
+                check(&frame.snapshot, &frame.oracle, &run.options, how, nested, &mut sum.crashes).map_err(
+                    |found| Violation {
+                        text: format!("{steps:?} ({manner:?}), point {index}, {how:?}: {}", found.text),
+                        ..found
+                    },
+                )?;
             }
         }
     }
-    (frames, cuts)
+    Ok(sum)
 }
 
 #[test]
 fn every_crash_point_of_every_small_workload() {
-    // Crashes inside recovery are behind every 5th crash point, or every so many where time is short; and where it is very
-    // short, each workload flies in one manner instead of all.
-    let (all, nested_every) = match std::env::var("RINGWAL_EXHAUSTIVE") {
-        Ok(all) if all == "all" => (true, 5),
-        Ok(every) => (true, every.parse().expect("RINGWAL_EXHAUSTIVE is `all` or a number")),
-        Err(_) => (false, 50),
-    };
-    let workloads = workloads();
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    // Where time is short, those of up to two operations and some of the others, each in one manner of each shape.
+    let all = std::env::var("RINGWAL_EXHAUSTIVE").is_ok_and(|all| all == "all");
+    let short = (0..=2).map(|len| STEPS.len().pow(len)).sum();
+    let chosen: Vec<_> = (0..count()).filter(|number| all || *number < short || number.is_multiple_of(40)).collect();
     let next = AtomicUsize::new(0);
     let worker = || {
-        let mut sum = (0, 0);
-        while let at = next.fetch_add(1, Ordering::Relaxed)
-            && let Some(steps) = workloads.get(at)
-        {
-            let (frames, cuts) = exhaust(at, steps, nested_every, all);
-            sum = (sum.0 + frames, sum.1 + cuts);
+        let mut sum = Exhausted::default();
+        while let Some(number) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let one =
+                exhaust(*number, if all { 100 } else { 400 }, all).unwrap_or_else(|violation| panic!("{violation:?}"));
+            sum = Exhausted { points: sum.points + one.points, crashes: sum.crashes + one.crashes };
         }
         sum
     };
-    let (frames, cuts) = thread::scope(|scope| {
-        let workers: Vec<_> = (0..2).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().map(|worker| worker.join().unwrap()).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    let (first, second) = thread::scope(|scope| {
+        let workers = [scope.spawn(worker), scope.spawn(worker)];
+        let [first, second] = workers.map(|worker| worker.join().unwrap());
+        (first, second)
     });
-    println!("{} workloads, {frames} crash points, {cuts} crashes", workloads.len());
-    assert!(frames > 50_000, "{frames} crash points are too few to mean anything");
+    let (points, crashes) = (first.points + second.points, first.crashes + second.crashes);
+    println!("{} workloads, {points} crash points, {crashes} crashes", chosen.len());
+    assert!(points > 20_000, "{points} crash points are too few to mean anything");
 }

@@ -2,10 +2,16 @@
 //!
 //! `RINGWAL_SIM_SEED=n cargo test --test sim` replays one history; `RINGWAL_SIM_RUNS=n` sets how many there are.
 
+#[cfg(ringwal_seeded_bugs)]
+#[allow(dead_code, reason = "each program uses its part")]
+#[path = "../common/bugs.rs"]
+mod bugs;
 mod copies;
+mod crowd;
 mod exhaustive;
 mod history;
 mod random;
+mod rot;
 #[cfg(ringwal_seeded_bugs)]
 mod seeded;
 mod world;

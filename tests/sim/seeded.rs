@@ -4,39 +4,8 @@
 
 use ringwal::seeded;
 
+use crate::bugs::{LOG, NO_LOCK};
 use crate::random::histories;
-
-/// The deliberate mistakes, and what each does. `m..` are those of the reliability catalogue; the others drop one rule
-/// of the format or of recovery each.
-const BUGS: [(&str, &str); 27] = [
-    ("m1", "no fdatasync"),
-    ("m2", "acknowledges when the write completes"),
-    ("m3", "acknowledges batch n + 1 while n is in flight"),
-    ("m6", "ignores a short write"),
-    ("m7", "ignores a failed flush"),
-    ("m8", "repeats a failed flush"),
-    ("m9", "the CRC covers neither a record's length nor its payload"),
-    ("m10", "no epoch, no identity: what a recycled file held is believed"),
-    ("m-stale-recycled", "a batch's segment id is not compared: what a recycled file of this epoch held is believed"),
-    ("m11", "no chain, and appends in place behind a torn tail"),
-    ("m12", "cuts at the first bad batch, whatever claims it"),
-    ("m17", "a flush counts for other batches' writes"),
-    ("m19", "a cancelled flush counts as done"),
-    ("m21", "a write that is to carry RWF_DSYNC goes without"),
-    ("m22", "a flush is shared with writes whose completion was not seen before it"),
-    ("m23", "a write with RWF_DSYNC counts for the writes that completed before it"),
-    ("m24", "the rest of a short write with RWF_DSYNC goes without"),
-    ("late", "a killed writer's writes land after recovery"),
-    ("stale-evidence", "dead batches count as evidence"),
-    ("no-copy", "kept records are not written again"),
-    ("no-reseal", "appends behind a close seal that was not made durable"),
-    ("exist", "that a later segment exists counts as evidence"),
-    ("leave-dead", "dead segments stay"),
-    ("no-opening-seal", "no seal behind an opening"),
-    ("payload-blind-link", "the header covers no digest of the records, and epochs carry no nonce"),
-    ("no-nonce", "epochs carry no nonce"),
-    ("no-trim-mark", "the trim LSN is not written before the first unlink"),
-];
 
 /// Histories in which a bug must show.
 const HISTORIES_MAX: u64 = 200_000;
@@ -50,7 +19,8 @@ fn seeded_bugs_are_caught() {
     let (_, found) = histories(0, 2 * CHUNK, 1);
     assert!(found.is_empty(), "without a bug: {found:?}");
     let only = std::env::var("RINGWAL_SEEDED_ONLY").ok();
-    for (name, what) in BUGS.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {
+    let chosen = |name: &str| name != NO_LOCK && only.as_deref().is_none_or(|only| only == name);
+    for (name, what) in LOG.iter().filter(|(name, _)| chosen(name)) {
         seeded::choose(Some(name));
         let mut first = 0;
         let caught = loop {

@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ringwal::harness::{Life, batches, first_segment_bytes, judge, shown};
+use ringwal::harness::{Call, Life, batches, first_segment_bytes, judge, shown};
 use ringwal::sim::rng::Rng;
-use ringwal::sim::{Dsync, Faults, FlushScope, Rot, Sim, SimOptions, Snapshot};
-use ringwal::{AppendError, Lsn, Method, OpenError, Options, SubmitError};
+use ringwal::sim::{Dsync, Faults, FlushScope, Sim, SimOptions, Snapshot};
+use ringwal::{AppendError, Lsn, Method, OpenError, Options, RecoveryMode, SubmitError};
+
+use crate::crowd::Crowd;
 
 /// What a history broke: the assertion, and how.
 #[derive(Clone, Debug)]
@@ -19,7 +21,7 @@ pub(crate) struct Violation {
     pub(crate) text: String,
 }
 
-fn violated<T>(assertion: &'static str, text: impl Into<String>) -> Result<T, Violation> {
+pub(crate) fn violated<T>(assertion: &'static str, text: impl Into<String>) -> Result<T, Violation> {
     Err(Violation { assertion, text: text.into() })
 }
 
@@ -95,9 +97,9 @@ impl Oracle {
         self.promise(records.last().map_or(Lsn::ZERO, |(lsn, _)| *lsn))
     }
 
-    fn same(&self, records: &[(Lsn, Vec<u8>)]) -> Result<(), Violation> {
+    pub(crate) fn same(&self, records: &[(Lsn, Vec<u8>)]) -> Result<(), Violation> {
         let first = records.first().map_or(1, |(lsn, _)| usize::try_from(lsn.get()).unwrap());
-        if first > self.first.max(self.before.unwrap_or(1)).max(1) {
+        if first > self.first() {
             return violated("A1", format!("begins at {first} instead of {}", self.first));
         }
         for (at, (lsn, record)) in (first - 1..).zip(records) {
@@ -136,8 +138,19 @@ impl Oracle {
         Ok(())
     }
 
+    /// A truncation of what stands before `n`, or behind it, has begun: it happens or not.
+    pub(crate) fn truncating(&mut self, before: Option<usize>, after: Option<usize>) {
+        self.before = self.before.max(before);
+        self.after.extend(after);
+    }
+
+    /// The first record there may be.
+    pub(crate) fn first(&self) -> usize {
+        self.first.max(self.before.unwrap_or(1)).max(1)
+    }
+
     /// The log was cut back behind record `n`.
-    fn cut(&mut self, n: usize) {
+    pub(crate) fn cut(&mut self, n: usize) {
         self.staged.truncate(n);
         self.groups.retain(|(_, last)| *last <= n);
         self.promised = n;
@@ -165,17 +178,17 @@ pub(crate) struct World<'a> {
     pub(crate) rng: Rng,
     pub(crate) oracle: Oracle,
     pub(crate) tally: &'a mut Tally,
-    options: Options,
+    pub(crate) options: Options,
     /// Whether method and depth change between one batch and the next, as a tuner changes them.
     mixed: bool,
     flight_max: usize,
     /// All records of this length, if set: so that a dead tail and its successor look alike.
     same_len: Option<usize>,
     record_max: usize,
-    block_bytes: usize,
+    pub(crate) block_bytes: usize,
     counter: u64,
     /// The media at an earlier moment, from which another history of the same log may branch off.
-    fork: Option<Snapshot>,
+    pub(crate) fork: Option<Snapshot>,
 }
 
 impl<'a> World<'a> {
@@ -198,7 +211,7 @@ impl<'a> World<'a> {
             .segment_bytes(blocks * u64::from(block_bytes))
             .flight_max(flight_max)
             .batch_bytes_max(block_bytes as usize * (1 + rng.index(3)))
-            .pending_bytes_max(1 << 20);
+            .pending_bytes_max(if rng.one_in(2) { 2 * blocks as usize * block_bytes as usize } else { 1 << 20 });
         let options = first_segment_bytes(options, if grows { 16 } else { blocks } * u64::from(block_bytes));
         // Now and then one that only a longer segment holds.
         let record_max = block_bytes as usize * if grows { 6 } else { 2 } - 160;
@@ -219,7 +232,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn record(&mut self) -> Vec<u8> {
+    pub(crate) fn record(&mut self) -> Vec<u8> {
         self.counter += 1;
         let len = match self.same_len {
             Some(len) => len,
@@ -254,8 +267,7 @@ impl<'a> World<'a> {
                 self.tally.count(life.report().label);
                 self.tally.add("torn bytes", life.report().torn_bytes);
                 self.tally.add("records copied", life.report().records_copied);
-                let records = life.read().map_err(|error| Violation { assertion: "A8", text: error.to_string() })?;
-                self.oracle.recovered(&records)?;
+                self.oracle.recovered(&self.read(&life)?)?;
                 Ok(Some(life))
             }
             Err(error) if self.sim.crashed() => {
@@ -274,6 +286,16 @@ impl<'a> World<'a> {
         }
     }
 
+    /// What a reader in the process sees; one that meets a fault asks again.
+    fn read(&self, life: &Life) -> Result<Vec<(Lsn, Vec<u8>)>, Violation> {
+        loop {
+            match life.read() {
+                Err(OpenError::Io(_)) if self.sim.faults().read_error > 0 && !self.sim.crashed() => {}
+                read => return read.map_err(|error| Violation { assertion: "A8", text: error.to_string() }),
+            }
+        }
+    }
+
     /// Sometimes an opening truncates: within what is claimed durable, as the public calls will.
     fn truncation(&mut self) -> (Option<Lsn>, Option<Lsn>) {
         if !self.rng.one_in(4) || self.sim.crashed() {
@@ -287,12 +309,12 @@ impl<'a> World<'a> {
         if self.rng.one_in(2) {
             let before = first + self.rng.below(last - first);
             self.tally.count("truncations before");
-            self.oracle.before = self.oracle.before.max(usize::try_from(before).ok());
+            self.oracle.truncating(usize::try_from(before).ok(), None);
             return (Some(Lsn::new(before)), None);
         }
         let after = first.max(last.saturating_sub(self.rng.below(8)));
         self.tally.count("truncations after");
-        self.oracle.after.push(usize::try_from(after).unwrap());
+        self.oracle.truncating(None, usize::try_from(after).ok());
         (None, Some(Lsn::new(after)))
     }
 
@@ -314,12 +336,14 @@ impl<'a> World<'a> {
         }
     }
 
-    fn act(&mut self, life: &mut Life, poisoned_at: &mut Option<Lsn>) -> Result<(), Violation> {
+    fn act(&mut self, life: &mut Life, crowd: &mut Crowd, poisoned_at: &mut Option<Lsn>) -> Result<(), Violation> {
         if self.mixed {
             life.steer(Method::ALL[self.rng.index(4)], 1 + self.rng.index(self.flight_max), self.rng.index(4) == 0);
         }
-        match self.rng.below(16) {
-            0..=4 => self.submit(life)?,
+        match self.rng.below(20) {
+            0..=3 => self.submit(life)?,
+            4 if crowd.has_room() => self.call(life, crowd),
+            16..=19 => crowd.stir(life, &mut self.rng, &mut self.oracle, self.tally)?,
             5..=10 => {
                 self.sim.tick();
             }
@@ -331,7 +355,10 @@ impl<'a> World<'a> {
             12 => life.step(Duration::from_millis(11)),
             13 if self.rng.one_in(4) => self.look()?,
             14 if self.rng.one_in(3) => self.recycle(life),
-            15 if self.rng.one_in(5) => self.cut_back(life)?,
+            15 if self.rng.one_in(5) => {
+                crowd.cut = true;
+                self.cut_back(life)?;
+            }
             _ => life.step(Duration::from_micros(50)),
         }
         if life.poisoned() {
@@ -343,13 +370,24 @@ impl<'a> World<'a> {
         self.oracle.promise(life.durable())
     }
 
+    /// Another caller comes.
+    fn call(&mut self, life: &Life, crowd: &mut Crowd) {
+        let call = [Call::Append, Call::Append, Call::Batch, Call::Reserve, Call::Sync][self.rng.index(5)];
+        let count = match call {
+            Call::Batch => 2 + self.rng.index(3),
+            Call::Sync => 0,
+            _ => 1,
+        };
+        let records = (0..count).map(|_| self.record()).collect();
+        crowd.join(life, call, records);
+    }
+
     /// A live log frees its oldest segments: of the running epoch, most of the time.
     fn recycle(&mut self, life: &Life) {
-        let (first, last) =
-            (self.oracle.first.max(self.oracle.before.unwrap_or(1)).max(1) as u64, life.durable().get());
+        let (first, last) = (self.oracle.first() as u64, life.durable().get());
         if first < last {
             let before = first + self.rng.below(last - first + 1);
-            self.oracle.before = self.oracle.before.max(usize::try_from(before).ok());
+            self.oracle.truncating(usize::try_from(before).ok(), None);
             self.tally.count("segments freed below");
             life.recycle(Lsn::new(before));
         }
@@ -357,13 +395,13 @@ impl<'a> World<'a> {
 
     /// A live log takes back its last records, and goes on.
     fn cut_back(&mut self, life: &mut Life) -> Result<(), Violation> {
-        let first = self.oracle.first.max(self.oracle.before.unwrap_or(1)).max(1) as u64;
+        let first = self.oracle.first() as u64;
         let durable = life.durable().get();
         if life.poisoned() || durable < first {
             return Ok(());
         }
         let last = first.max(durable.saturating_sub(self.rng.below(8)));
-        self.oracle.after.push(usize::try_from(last).unwrap());
+        self.oracle.truncating(None, usize::try_from(last).ok());
         life.truncate_after(Lsn::new(last), self.rng.next_u64());
         let meanwhile = self.rng.below(12);
         let (begins, mut contradicts) = (self.oracle.before, false);
@@ -373,7 +411,7 @@ impl<'a> World<'a> {
                 let before = first + self.rng.below(durable - first + 1);
                 // An empty log tells nobody where it ends: the oracle goes by its records.
                 let before = before - u64::from(before == last + 1);
-                self.oracle.before = self.oracle.before.max(usize::try_from(before).ok());
+                self.oracle.truncating(usize::try_from(before).ok(), None);
                 contradicts = before > last + 1;
                 life.recycle(Lsn::new(before));
             }
@@ -419,6 +457,7 @@ impl<'a> World<'a> {
             Err(OpenError::Damaged(damage)) => {
                 return violated("A8", format!("false alarm beside the writer: {damage}"));
             }
+            Err(OpenError::Io(_)) if self.sim.faults().read_error > 0 => self.tally.count("looks failed by a fault"),
             Err(error) => return violated("A5", format!("cannot read: {error}")),
         }
         if self.sim.hash() != before {
@@ -439,9 +478,9 @@ impl<'a> World<'a> {
             let operations = 1 + self.rng.below(60);
             self.sim.crash_after(Some(operations));
         }
-        let mut poisoned_at = None;
+        let (mut poisoned_at, mut crowd) = (None, Crowd::default());
         for _ in 0..self.rng.below(120) {
-            self.act(&mut life, &mut poisoned_at)?;
+            self.act(&mut life, &mut crowd, &mut poisoned_at)?;
         }
         if self.rng.one_in(2) && !self.sim.crashed() {
             life.close();
@@ -450,9 +489,11 @@ impl<'a> World<'a> {
                     self.tally.count("closed");
                     break;
                 }
-                self.act(&mut life, &mut poisoned_at).or_else(|violation| match violation.text.contains("closed") {
-                    true => Ok(()),
-                    false => Err(violation),
+                self.act(&mut life, &mut crowd, &mut poisoned_at).or_else(|violation| {
+                    match violation.text.contains("closed") {
+                        true => Ok(()),
+                        false => Err(violation),
+                    }
                 })?;
                 self.sim.tick();
                 life.prepare();
@@ -463,7 +504,45 @@ impl<'a> World<'a> {
         if poisoned_at.is_some() {
             self.tally.count("poisoned");
         }
-        Ok(())
+        self.settle(&mut life, &mut crowd)
+    }
+
+    /// Left alone, every caller gets an answer, unless the machine is gone.
+    fn settle(&mut self, life: &mut Life, crowd: &mut Crowd) -> Result<(), Violation> {
+        if self.rng.one_in(2) {
+            return Ok(());
+        }
+        self.sim.set_faults(Faults::default());
+        for _ in 0..100 {
+            self.sim.tick_all();
+            life.prepare();
+            // A segment that could not be prepared is tried again after a while.
+            life.step(Duration::from_millis(1 + self.rng.below(30)));
+            crowd.stir_all(life, &mut self.oracle, self.tally)?;
+            self.oracle.promise(life.durable())?;
+        }
+        if self.sim.crashed() {
+            return Ok(());
+        }
+        self.tally.count("left alone");
+        crowd.ends(life, &mut self.oracle, self.tally)
+    }
+
+    /// What the disk does wrong for a life: writes and flushes, or everything else too.
+    fn faults(&mut self) -> Faults {
+        let device = Faults {
+            write_error: 4_000,
+            write_short: 20_000,
+            write_interrupted: 20_000,
+            sync_error: 20_000,
+            sync_canceled: 20_000,
+            garbage: 100_000,
+            ..Faults::default()
+        };
+        match self.rng.one_in(2) {
+            true => device,
+            false => Faults { control_error: 10_000, no_space: 20_000, read_error: 5_000, ..device },
+        }
     }
 
     fn crash(&mut self) {
@@ -484,7 +563,8 @@ impl<'a> World<'a> {
     /// The whole history.
     pub(crate) fn run(&mut self, plan: Plan) -> Result<(), Violation> {
         for _ in 0..1 + self.rng.below(6) {
-            self.sim.set_faults(if plan.faults && self.rng.one_in(2) { faults() } else { Faults::default() });
+            let faults = if plan.faults && self.rng.one_in(2) { self.faults() } else { Faults::default() };
+            self.sim.set_faults(faults);
             self.live()?;
             self.crash();
             if self.rng.one_in(3) {
@@ -515,6 +595,15 @@ impl<'a> World<'a> {
         Ok(())
     }
 
+    /// Who asked for absolute consistency is told of the torn tail, and nothing changes.
+    fn refuses_a_torn_tail(&mut self) -> Result<(), Violation> {
+        let strict = self.options.clone().recovery_mode(RecoveryMode::AbsoluteConsistency);
+        match Life::open(&self.sim, &strict, 1) {
+            Err(OpenError::Torn { .. }) => Ok(()),
+            other => violated("A8", format!("a torn tail is not refused: {other:?}")),
+        }
+    }
+
     /// `verify` agrees with what an opening would do, calls nothing damaged, and changes nothing.
     fn verify(&mut self) -> Result<(), Violation> {
         let before = self.sim.hash();
@@ -524,6 +613,9 @@ impl<'a> World<'a> {
             if verdict.damaged {
                 return violated("A8", format!("false alarm {} (whole: {whole})", verdict.label));
             }
+            if verdict.label == "R12" {
+                self.refuses_a_torn_tail()?;
+            }
             if !self.oracle.would_recover(usize::try_from(verdict.last.get()).unwrap()) {
                 return violated("A1", format!("{} judged as {:?}", self.oracle.promised, verdict));
             }
@@ -532,131 +624,5 @@ impl<'a> World<'a> {
             return violated("A6", "verify changed a byte");
         }
         Ok(())
-    }
-
-    /// One damaged place: told, or nothing that was claimed durable is missing; never another record (A8).
-    fn rot(&mut self) -> Result<(), Violation> {
-        let claimed = judge(&self.sim, true).map(|verdict| verdict.claimed).unwrap_or_default();
-        let names: Vec<String> = self.sim.files().into_iter().filter(|name| name.ends_with(".seg")).collect();
-        let Some(mut name) = names.get(self.rng.index(names.len().max(1))).cloned() else { return Ok(()) };
-        let what = self.rng.below(10);
-        // Nobody can tell when all the newest files are gone together.
-        let newest = what == 0 && names.last() == Some(&name);
-        let len = self.sim.bytes(&name).map_or(0, |bytes| bytes.len());
-        match what {
-            0 => self.sim.delete(&name),
-            1 => self.sim.break_sector(&name, self.rng.index(len.max(1))),
-            2 => names.iter().for_each(|name| self.sim.delete(name)),
-            3 | 4 if self.fork.is_some() => self.graft(&name),
-            _ => {
-                let kind = [Rot::Flip, Rot::Garble, Rot::Zero][self.rng.index(3)];
-                let mut at = self.used_offset(&name);
-                // Openings and copies are few, and whole rows of the table are about them.
-                let rare: Vec<_> =
-                    batches(&self.sim).into_iter().filter(|b| matches!(b.kind, "opening" | "copy")).collect();
-                if self.rng.one_in(2) && !rare.is_empty() {
-                    let which = if self.rng.one_in(2) { rare.len() - 1 } else { self.rng.index(rare.len()) };
-                    (name, at) = (rare[which].name.clone(), rare[which].offset + self.rng.index(100));
-                } else if self.rng.one_in(8) {
-                    at = self.rng.index(64);
-                }
-                // One block at most: whoever damages a batch and the only one that claims it leaves no trace.
-                let in_block = self.block_bytes - at % self.block_bytes;
-                let span = [1, 1, 64, in_block][self.rng.index(4)].min(in_block);
-                self.sim.rot(&name, at, span.min(len.saturating_sub(at)), kind);
-            }
-        }
-        let before = self.sim.hash();
-        let verdict = judge(&self.sim, true);
-        if std::env::var_os("RINGWAL_SIM_SEED").is_some() {
-            println!("rot {what} of {name}, {claimed} claimed: {verdict:?}");
-            batches(&self.sim).iter().for_each(|batch| println!("{}", batch.text));
-        }
-        let seed = self.rng.next_u64();
-        let opened = match &verdict {
-            Ok(verdict) => {
-                self.tally.count(verdict.label);
-                if !verdict.damaged && verdict.last < claimed && what != 2 && !newest {
-                    return violated("A8", format!("{name}: {claimed} claimed, {verdict:?} after rot {what}"));
-                }
-                Life::open(&self.sim, &self.options, seed)
-            }
-            Err(_) => {
-                self.tally.count("R1");
-                Life::open(&self.sim, &self.options, seed)
-            }
-        };
-        match opened {
-            Err(_) if self.sim.hash() != before => violated("A9", "a refused opening changed a byte"),
-            Err(_) => Ok(()),
-            Ok(life) => match life.read() {
-                Ok(_) if newest => Ok(()),
-                Ok(records) => {
-                    self.oracle.same(&records)?;
-                    if records.last().map_or(Lsn::ZERO, |(lsn, _)| *lsn) < claimed {
-                        return violated(
-                            "A8",
-                            format!("{name}: {} of {claimed} claimed, silently (rot {what})", records.len()),
-                        );
-                    }
-                    Ok(())
-                }
-                Err(_) => Ok(()),
-            },
-        }
-    }
-
-    /// Puts a block of another history of the same log in the place of ours: a backup restored in part, a snapshot of the
-    /// machine that lived on.
-    fn graft(&mut self, name: &str) {
-        let Some(fork) = self.fork.take() else { return };
-        let other =
-            Sim::new(self.rng.next_u64(), SimOptions { block_bytes: self.block_bytes as u32, ..SimOptions::default() });
-        other.restore(&fork);
-        other.kill();
-        let seed = self.rng.next_u64();
-        let Ok(mut life) = Life::open(&other, &self.options, seed) else { return };
-        for _ in 0..1 + self.rng.below(8) {
-            let record = self.record();
-            let _ = life.submit(&record);
-            life.step(Duration::ZERO);
-            other.tick_all();
-            life.prepare();
-            life.step(Duration::ZERO);
-        }
-        let (Some(mut ours), Some(theirs)) = (self.sim.bytes(name), other.bytes(name)) else { return };
-        let blocks = ours.chunks(self.block_bytes).zip(theirs.chunks(self.block_bytes));
-        let zero = |block: &[u8]| block.iter().all(|byte| *byte == 0);
-        let differ: Vec<usize> = blocks
-            .enumerate()
-            .filter(|(_, (ours, theirs))| ours != theirs && !zero(ours) && !zero(theirs))
-            .map(|(at, _)| at * self.block_bytes)
-            .collect();
-        if differ.is_empty() {
-            return;
-        }
-        let at = differ[self.rng.index(differ.len())];
-        ours[at..at + self.block_bytes].copy_from_slice(&theirs[at..at + self.block_bytes]);
-        self.sim.put(name, &ours);
-        self.tally.count("blocks of another history");
-    }
-
-    /// Somewhere in what was written, most of the time.
-    fn used_offset(&mut self, name: &str) -> usize {
-        let bytes = self.sim.bytes(name).unwrap_or_default();
-        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
-        self.rng.index(used)
-    }
-}
-
-fn faults() -> Faults {
-    Faults {
-        write_error: 4_000,
-        write_short: 20_000,
-        write_interrupted: 20_000,
-        sync_error: 20_000,
-        sync_canceled: 20_000,
-        garbage: 100_000,
-        ..Faults::default()
     }
 }

@@ -178,7 +178,7 @@ impl State {
     }
 
     fn read(&mut self, inode: u64, buf: &mut [u8], offset: u64) -> Result<usize, i32> {
-        let Self { media, rng, faults, stats, .. } = self;
+        let Self { media, rng, faults, stats, astray, .. } = self;
         let file = media.inode_mut(inode).ok_or(EBADF)?;
         let len = file.visible().len();
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(len);
@@ -191,7 +191,12 @@ impl State {
             stats.failed_reads += 1;
             return Err(EIO);
         }
-        file.visible().read(start, &mut buf[..count]);
+        let from = match astray {
+            Some(0) => rng.index((len - count) / SECTOR + 1) * SECTOR,
+            _ => start,
+        };
+        *astray = astray.and_then(|left| left.checked_sub(1));
+        file.visible().read(from, &mut buf[..count]);
         Ok(count)
     }
 

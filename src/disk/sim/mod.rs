@@ -273,6 +273,12 @@ impl Sim {
         self.state().faults = faults;
     }
 
+    /// After `reads` more, one read returns what stands elsewhere in its file. Returns whether an earlier one is still to
+    /// come.
+    pub fn misdirect_read(&self, reads: Option<u32>) -> bool {
+        std::mem::replace(&mut self.state().astray, reads).is_some()
+    }
+
     /// Goes on with another stream of random numbers.
     pub fn reseed(&self, seed: u64) {
         self.state().rng = Rng::new(seed);

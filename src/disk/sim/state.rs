@@ -108,6 +108,8 @@ pub(super) struct State {
     /// Counts operations, and is the clock: no two happen at once.
     pub(super) operations: u64,
     pub(super) limit: Option<u64>,
+    /// How many reads are left before one that goes astray.
+    pub(super) astray: Option<u32>,
     pub(super) trace: u64,
     /// Writes that outlive the process that submitted them (seeded bug "late").
     late: Vec<(u64, Pending)>,
@@ -128,6 +130,7 @@ impl State {
             ready: Vec::new(),
             operations: 0,
             limit: None,
+            astray: None,
             trace: 0,
             late: Vec::new(),
             film: None,
