@@ -10,11 +10,13 @@ mod common {
 
 use std::collections::BTreeMap;
 
-use common::damage::blocks::{Damages, PARTS};
+use common::damage::bench::{Bench, OnFiles, OnSim};
+use common::damage::blocks::{Damage, Damages, PARTS};
+use common::damage::entries::{every_lock, every_oddity};
 use common::damage::flips::{every_bit_of, sectors};
 use common::damage::judgement::Outcome;
-use common::damage::subject::{Shape, Subject};
-use common::rig::{Rng, say};
+use common::damage::subject::Subject;
+use common::rig::{Rng, Scratch, say};
 
 /// What came of what, how often. Fails on a violation.
 #[derive(Default)]
@@ -35,36 +37,74 @@ impl Counts {
     }
 }
 
+/// Random numbers whose seed is told.
+fn seeded() -> Rng {
+    let seed = Rng::seed();
+    say(&format!("damage: RINGWAL_SEED={seed}"));
+    Rng::new(seed)
+}
+
 #[test]
 fn flipped_bits_are_told_or_harm_nothing() {
-    let mut rng = Rng::new(Rng::seed());
-    let mut counts = Counts::default();
+    let (mut rng, mut counts) = (seeded(), Counts::default());
     for number in 0..4 {
-        let subject = Subject::make(number, Shape::of(number));
-        let sectors = sectors(&subject);
-        for _ in 0..4 {
-            let sector = &sectors[usize::try_from(rng.below(sectors.len() as u64)).unwrap()];
-            every_bit_of(&subject, sector, |bit, outcome| {
-                counts.take("flip", &outcome, || format!("log {number}, bit {bit} of {}", sector.name));
-            });
-        }
+        flip_sectors(&mut OnSim::make(number), 4, &mut rng, &mut counts);
     }
     counts.tell("flipped bits", &["detected by verify and reading", "harmless"]);
 }
 
+/// Every bit of so many sectors.
+fn flip_sectors(bench: &mut impl Bench, count: usize, rng: &mut Rng, counts: &mut Counts) {
+    let sectors = sectors(bench.subject());
+    for _ in 0..count {
+        let sector = &sectors[usize::try_from(rng.below(sectors.len() as u64)).unwrap()];
+        every_bit_of(bench, sector, |bit, outcome| {
+            counts.take("flip", &outcome, || format!("bit {bit} of {}", sector.name));
+        });
+    }
+}
+
 #[test]
 fn what_stands_in_a_wrong_place_is_told_or_harms_nothing() {
-    let mut rng = Rng::new(Rng::seed());
-    let mut counts = Counts::default();
+    let (mut rng, mut counts) = (seeded(), Counts::default());
     for number in 0..4 {
-        let subject = Subject::make(number, Shape::of(number));
-        let other = Subject::make(number + 12, subject.shape).files;
-        for part in (0..6).map(|_| rng.below(PARTS)) {
-            let mut found = |damage: &common::damage::blocks::Damage, outcome: Outcome| {
-                counts.take(damage.kind, &outcome, || format!("log {number}, part {part}: {:?}", damage.files.keys()));
-            };
-            Damages::new(&subject, &other, part, &mut found).do_all();
-        }
+        displace(&mut OnSim::make(number), number, 6, &mut rng, &mut counts);
     }
     counts.tell("blocks and files", &["detected at opening", "detected by verify and reading", "harmless"]);
+}
+
+/// So many parts of all that is done to blocks, files and names.
+fn displace(bench: &mut impl Bench, number: u64, parts: usize, rng: &mut Rng, counts: &mut Counts) {
+    let (other, _) = Subject::make(number + 12, bench.subject().shape);
+    for part in (0..parts).map(|_| rng.below(PARTS)) {
+        let mut found = |damage: &Damage, outcome: Outcome| {
+            counts.take(damage.kind, &outcome, || format!("log {number}, part {part}: {:?}", damage.files.keys()));
+        };
+        Damages::new(bench, &other.files, part, &mut found).do_all();
+    }
+}
+
+#[test]
+fn on_real_files_it_is_the_same() {
+    let (mut rng, mut counts) = (seeded(), Counts::default());
+    let scratch = Scratch::in_memory("damage-test").unwrap_or_else(|| Scratch::new("damage"));
+    let mut bench = OnFiles::make(1, &scratch.join("log"));
+    flip_sectors(&mut bench, 1, &mut rng, &mut counts);
+    displace(&mut bench, 1, 1, &mut rng, &mut counts);
+    let (other, _) = Subject::make(13, bench.subject().shape);
+    let mut found = |damage: &Damage, outcome: Outcome| {
+        counts.take(damage.kind, &outcome, || format!("{:?}", damage.files.keys()));
+    };
+    Damages::new(&mut bench, &other.files, 0, &mut found).do_files();
+    every_lock(&mut bench, |what, outcome| counts.take(what, &outcome, String::new));
+    counts.tell("real files", &["detected at opening", "harmless"]);
+}
+
+#[test]
+fn odd_things_under_our_names_are_refused() {
+    let mut counts = Counts::default();
+    let scratch = Scratch::new("odd");
+    let bench = OnFiles::make(1, &scratch.join("log"));
+    every_oddity(&bench, |what, outcome| counts.take(what, &outcome, String::new));
+    counts.tell("odd entries", &["detected: refused as odd", "harmless"]);
 }

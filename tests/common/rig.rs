@@ -85,6 +85,12 @@ impl Scratch {
         Self(path)
     }
 
+    /// In memory, where the machine has a file system for that: quick, and gone with the power.
+    pub(crate) fn in_memory(name: &str) -> Option<Self> {
+        let path = Path::new("/dev/shm").join(format!("ringwal-{name}-{}", std::process::id()));
+        std::fs::create_dir(&path).ok().map(|()| Self(path))
+    }
+
     /// Where all of them are.
     pub(crate) fn place() -> &'static Path {
         // A program that is no test has no such variable.

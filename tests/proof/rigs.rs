@@ -134,6 +134,15 @@ pub(crate) const RIGS: &[Rig] = &[
         run: crate::damage::blocks,
     },
     Rig {
+        name: "damage-files",
+        what: "the same on real files through the public API, and odd things under the log's names",
+        unit: "damages",
+        target: 2_000_000,
+        slice: 10_000,
+        missing: nothing,
+        run: crate::damage::files,
+    },
+    Rig {
         name: "faults",
         what: "a FUSE disk under the real ring: each fault at each operation of a run of 200 appends",
         unit: "faults",

@@ -1,9 +1,10 @@
 //! Blocks, sectors and whole files that are gone, somewhere else, somebody else's or of another time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::bench::Bench;
 use super::judgement::{Harm, Outcome, judge};
-use super::look::Look;
 use super::subject::{Files, Subject};
 use crate::common::rig::Rng;
 
@@ -14,12 +15,14 @@ pub(crate) struct Damage {
     pub(crate) files: BTreeMap<String, Option<Vec<u8>>>,
 }
 
-/// All that is done to one log on the simulated disk, in parts: what belongs to part `part` of [`PARTS`].
-pub(crate) struct Damages<'a> {
-    subject: &'a Subject,
+/// All that is done to one log, in parts: what belongs to part `part` of [`PARTS`].
+pub(crate) struct Damages<'a, B> {
+    bench: &'a mut B,
+    subject: Arc<Subject>,
     /// Another log of the same shape.
     other: &'a Files,
     part: u64,
+    all: bool,
     number: u64,
     rng: Rng,
     found: &'a mut dyn FnMut(&Damage, Outcome),
@@ -31,14 +34,14 @@ pub(crate) const PARTS: u64 = 1024;
 /// A piece of a file: its name, where it begins and ends.
 type Piece = (String, usize, usize);
 
-impl<'a> Damages<'a> {
+impl<'a, B: Bench> Damages<'a, B> {
     pub(crate) fn new(
-        subject: &'a Subject,
+        bench: &'a mut B,
         other: &'a Files,
         part: u64,
         found: &'a mut dyn FnMut(&Damage, Outcome),
     ) -> Self {
-        Self { subject, other, part, number: 0, rng: Rng::new(part), found }
+        Self { subject: bench.subject().clone(), bench, other, part, all: false, number: 0, rng: Rng::new(part), found }
     }
 
     /// Does them.
@@ -50,16 +53,32 @@ impl<'a> Damages<'a> {
                 self.exchanged(&piece);
             }
         }
-        let names: Vec<_> = self.subject.files.keys().cloned().collect();
+        // Not the lock file, which has its own oddities.
+        let names: Vec<_> = self.subject.files.keys().filter(|name| name.ends_with(".seg")).cloned().collect();
         for name in &names {
             self.cut_and_extended(name);
             self.misplaced(name, &names);
         }
     }
 
+    /// Does, of all parts, what is done to whole files, and cuts them at every block and beside it.
+    pub(crate) fn do_files(mut self) {
+        self.all = true;
+        let names: Vec<_> = self.subject.files.keys().filter(|name| name.ends_with(".seg")).cloned().collect();
+        for name in &names {
+            self.misplaced(name, &names);
+            let block = self.subject.shape.block_bytes as usize;
+            let edges = (0..self.subject.files[name].len()).step_by(block);
+            for len in edges.flat_map(|edge| [edge.saturating_sub(1), edge, edge + 1, edge + 512]) {
+                self.cut(name, len);
+            }
+        }
+    }
+
     fn pieces(&self, size: usize) -> Vec<Piece> {
         let of = |(name, bytes): (&String, &Vec<u8>)| {
             let name = name.clone();
+            // A lock file is shorter than any.
             (0..bytes.len() / size).map(move |at| (name.clone(), at * size, (at + 1) * size))
         };
         self.subject.files.iter().flat_map(of).collect()
@@ -68,7 +87,7 @@ impl<'a> Damages<'a> {
     /// Whether the next damage belongs to this part.
     fn mine(&mut self) -> bool {
         self.number += 1;
-        self.number % PARTS == self.part
+        self.all || self.number % PARTS == self.part
     }
 
     fn bytes(&self, name: &str) -> Vec<u8> {
@@ -77,22 +96,15 @@ impl<'a> Damages<'a> {
 
     /// Puts the damage in place and judges what comes of it, unless it changes nothing.
     fn damage(&mut self, kind: &'static str, files: impl IntoIterator<Item = (String, Option<Vec<u8>>)>) {
-        let subject = self.subject;
+        let subject = &self.subject;
         let mut files: BTreeMap<_, _> = files.into_iter().collect();
         files.retain(|name, bytes| subject.files.get(name) != bytes.as_ref());
         if files.is_empty() {
             return;
         }
-        subject.sim.restore(&subject.snapshot);
-        for (name, bytes) in &files {
-            match bytes {
-                Some(bytes) => subject.sim.put(name, bytes),
-                None => subject.sim.delete(name),
-            }
-        }
         let changed: Vec<_> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_deref())).collect();
-        let harm = Harm::of(subject, &changed);
-        let outcome = judge(subject, &harm, &Look::at_sim(subject));
+        let look = self.bench.look(&changed);
+        let outcome = judge(subject, &Harm::of(subject, &changed), &look);
         (self.found)(&Damage { kind, files }, outcome);
     }
 
@@ -118,17 +130,17 @@ impl<'a> Damages<'a> {
             let end = (end + (1 + self.rng.below(16) as usize) * (end - start)).min(len);
             self.replace("zeroed in a row", &(name.clone(), *start, end), &vec![0; end - start]);
         }
-        for (kind, from) in [("of another log", self.other), ("of an older time", &self.subject.older)] {
+        let subject = self.subject.clone();
+        for (kind, from) in [("of another log", self.other), ("of an older time", &subject.older)] {
             if self.mine()
                 && let Some(bytes) = from.get(name).and_then(|bytes| bytes.get(*start..*end))
             {
                 self.replace(kind, piece, bytes);
             }
         }
-        let names: Vec<_> = self.subject.files.keys().filter(|other| *other != name).cloned().collect();
-        for other in names {
+        for (_, other) in subject.files.iter().filter(|(other, _)| *other != name) {
             if self.mine()
-                && let Some(bytes) = self.subject.files[&other].get(*start..*end)
+                && let Some(bytes) = other.get(*start..*end)
             {
                 self.replace("of another segment's same place", piece, bytes);
             }
@@ -156,8 +168,9 @@ impl<'a> Damages<'a> {
     }
 
     fn any_piece(&mut self, size: usize) -> Piece {
-        let at = self.rng.below(self.subject.files.len() as u64) as usize;
-        let (name, bytes) = self.subject.files.iter().nth(at).unwrap();
+        let subject = self.subject.clone();
+        let files: Vec<_> = subject.files.iter().filter(|(_, bytes)| bytes.len() >= size).collect();
+        let (name, bytes) = files[self.rng.below(files.len() as u64) as usize];
         let start = self.rng.below((bytes.len() / size) as u64) as usize * size;
         (name.clone(), start, start + size)
     }
@@ -177,9 +190,7 @@ impl<'a> Damages<'a> {
         let len = self.subject.files[name].len();
         for len in 0..len {
             if self.mine() {
-                let mut bytes = self.bytes(name);
-                bytes.truncate(len);
-                self.damage("truncated", [(name.to_owned(), Some(bytes))]);
+                self.cut(name, len);
             }
         }
         for more in [1, 100, 511, 512, 513, 4096, 8192, 100_000] {
@@ -193,13 +204,20 @@ impl<'a> Damages<'a> {
         }
     }
 
+    fn cut(&mut self, name: &str, len: usize) {
+        let mut bytes = self.bytes(name);
+        bytes.truncate(len);
+        self.damage("truncated", [(name.to_owned(), Some(bytes))]);
+    }
+
     /// A file is missing, another log's or another time's, stands under another name, or under two.
     fn misplaced(&mut self, name: &str, names: &[String]) {
         let bytes = self.bytes(name);
         if self.mine() {
             self.damage("missing", [(name.to_owned(), None)]);
         }
-        for (kind, from) in [("file of another log", self.other), ("file of an older time", &self.subject.older)] {
+        let subject = self.subject.clone();
+        for (kind, from) in [("file of another log", self.other), ("file of an older time", &subject.older)] {
             if self.mine() {
                 self.damage(kind, from.get(name).map(|bytes| (name.to_owned(), Some(bytes.clone()))));
             }

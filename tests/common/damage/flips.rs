@@ -1,7 +1,7 @@
-//! One bit after the other, on the simulated disk.
+//! One bit after the other.
 
+use super::bench::Bench;
 use super::judgement::{Harm, Outcome, judge};
-use super::look::Look;
 use super::subject::Subject;
 
 pub(crate) const SECTOR_BYTES: usize = 512;
@@ -23,15 +23,15 @@ pub(crate) fn sectors(subject: &Subject) -> Vec<Sector> {
 }
 
 /// Flips every bit of one sector, each on its own; `found` is told which, and what came of it.
-pub(crate) fn every_bit_of(subject: &Subject, sector: &Sector, mut found: impl FnMut(usize, Outcome)) {
-    let mut bytes = subject.files[&sector.name].clone();
+pub(crate) fn every_bit_of(bench: &mut impl Bench, sector: &Sector, mut found: impl FnMut(usize, Outcome)) {
+    let mut bytes = bench.subject().files[&sector.name].clone();
     let start = sector.number * SECTOR_BYTES;
     for bit in start * 8..bytes.len().min(start + SECTOR_BYTES) * 8 {
         bytes[bit / 8] ^= 1 << (bit % 8);
-        subject.sim.restore(&subject.snapshot);
-        subject.sim.put(&sector.name, &bytes);
-        let harm = Harm::of(subject, &[(&sector.name, Some(&bytes))]);
-        found(bit, judge(subject, &harm, &Look::at_sim(subject)));
+        let change = [(sector.name.as_str(), Some(bytes.as_slice()))];
+        let look = bench.look(&change);
+        let subject = bench.subject();
+        found(bit, judge(subject, &Harm::of(subject, &change), &look));
         bytes[bit / 8] ^= 1 << (bit % 8);
     }
 }

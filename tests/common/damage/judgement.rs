@@ -5,6 +5,7 @@ use std::ops::{Range, RangeInclusive};
 use ringwal::Epoch;
 use ringwal::harness::Stray;
 
+use super::bench::Change;
 use super::look::{Look, Shown};
 use super::subject::Subject;
 
@@ -28,12 +29,9 @@ pub(crate) struct Harm {
     pub(crate) records: Option<RangeInclusive<u64>>,
 }
 
-/// What became of one file: its bytes now; none if it is gone or no file any more.
-pub(crate) type Changed<'a> = (&'a str, Option<&'a [u8]>);
-
 impl Harm {
     /// Of what happened to these files; all others are as they were.
-    pub(crate) fn of(subject: &Subject, changed: &[Changed<'_>]) -> Self {
+    pub(crate) fn of(subject: &Subject, changed: &[Change<'_>]) -> Self {
         let mut harm =
             Self { epoch: Epoch::default(), vouched: 0, trim: 0, live: false, strange: false, records: None };
         let header = |batch: &Stray| batch.offset..batch.offset + HEADER_BYTES;
@@ -49,14 +47,13 @@ impl Harm {
         harm.vouched = standing().map(|(batch, _)| claim(batch)).max().unwrap_or(0);
         harm.trim = standing().map(|(batch, _)| batch.trim.get()).max().unwrap_or(0);
         let static_block = 0..subject.shape.block_bytes as usize;
-        let is_strange = |(name, now): &Changed<'_>| match (now, subject.files.get(*name)) {
-            (Some(now), Some(before)) => {
-                now.len() < before.len() || now[static_block.clone()] != before[static_block.clone()]
+        let is_strange = |(name, now): &Change<'_>| match (now, subject.files.get(*name)) {
+            (Some(now), Some(before)) if name.ends_with(".seg") => {
+                now.len() < before.len() || now.get(static_block.clone()) != before.get(static_block.clone())
             }
-            _ => true,
+            (now, before) => now.is_some() != before.is_some(),
         };
         harm.strange = changed.iter().any(is_strange);
-        harm.records = Some(u64::MAX..=0);
         for (batch, _) in subject.batches.iter().filter(|(_, live)| *live) {
             let all = batch.offset..batch.offset + batch.bytes;
             let same = |range| is_same(subject, changed, &batch.name, range);
@@ -65,10 +62,13 @@ impl Harm {
             }
             harm.live = true;
             let (first, last) = around(subject, batch);
-            harm.records = harm.records.map(|records| *records.start().min(&first)..=*records.end().max(&last));
+            harm.records = Some(match harm.records {
+                None => first..=last,
+                Some(records) => first.min(*records.start())..=last.max(*records.end()),
+            });
         }
         let segments = changed.iter().filter(|(name, _)| name.ends_with(".seg")).count();
-        harm.records = harm.records.filter(|records| segments == 1 && !records.is_empty());
+        harm.records = harm.records.filter(|_| segments == 1);
         harm
     }
 }
@@ -88,7 +88,7 @@ fn around(subject: &Subject, batch: &Stray) -> (u64, u64) {
 }
 
 /// Whether these bytes of a file are as they were.
-fn is_same(subject: &Subject, changed: &[Changed<'_>], name: &str, range: Range<usize>) -> bool {
+fn is_same(subject: &Subject, changed: &[Change<'_>], name: &str, range: Range<usize>) -> bool {
     match changed.iter().find(|(changed, _)| *changed == name) {
         None => true,
         Some((_, now)) => now.is_some_and(|now| now.get(range.clone()) == subject.files[name].get(range)),
@@ -127,13 +127,13 @@ impl Outcome {
 pub(crate) fn judge(subject: &Subject, harm: &Harm, look: &Look) -> Outcome {
     let violation = |assertion, what: &str| Outcome::Violation(assertion, format!("{what}; {harm:?}; {look:?}"));
     let shown: Vec<&Shown> = [&look.open, &look.reader].into_iter().flatten().collect();
-    for (lsn, taken_back) in shown.iter().filter_map(|shown| shown.wrong) {
-        match taken_back {
-            // The newest files are gone, and what they told with them.
-            Some(by) if by > harm.epoch => return Outcome::Window,
-            Some(_) => return violation("A3", &format!("LSN {lsn} was taken back, and comes again")),
-            None => return violation("A3", &format!("LSN {lsn} is not what was appended")),
-        }
+    let wrong = || shown.iter().filter_map(|shown| shown.wrong);
+    match wrong().find(|(_, taken_back)| taken_back.is_none_or(|by| by <= harm.epoch)) {
+        Some((lsn, Some(_))) => return violation("A3", &format!("LSN {lsn} was taken back, and comes again")),
+        Some((lsn, None)) => return violation("A3", &format!("LSN {lsn} is not what was appended")),
+        // The newest files are gone, and what they told with them.
+        None if wrong().count() > 0 => return Outcome::Window,
+        None => {}
     }
     if look.changed {
         return violation("A9", "a refusal changed a file");
@@ -169,6 +169,10 @@ fn told(subject: &Subject, harm: &Harm, look: &Look) -> Result<Outcome, (&'stati
     }
     let Some((_, damage)) = look.named() else { return Err(("A8", "no path was named")) };
     let Some(damage) = damage else { return Ok(Outcome::Detected("detected: refused as odd")) };
+    let text = damage.to_string();
+    if text.contains('\n') || text.len() > 400 || !text.contains(&*damage.path.to_string_lossy()) {
+        return Err(("A8", "not told in one line that names the path"));
+    }
     if damage.first > damage.last {
         return Err(("A8", "no records were named"));
     }

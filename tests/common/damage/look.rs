@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use ringwal::harness::{self, Life};
 use ringwal::{Damage, Epoch, Lsn, OpenError, ReadError, Record};
 
 use super::subject::{Subject, TakenBack};
@@ -68,22 +67,6 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    /// At a log on the simulated disk. Opens it for writing at last, which changes it unless it is refused.
-    pub(crate) fn at_sim(subject: &Subject) -> Self {
-        let Subject { sim, shape, .. } = subject;
-        let before = sim.operations();
-        let verify = harness::judge(sim, true).map(|verdict| Verified { label: verdict.label, damage: verdict.damage });
-        let reader = harness::judge(sim, false).and_then(|verdict| {
-            let found = harness::reader(sim)?;
-            Ok(Shown::new(found, verdict.first, subject))
-        });
-        let read_only = sim.operations();
-        let opened = Life::open(sim, &shape.options(), 1);
-        let changed = read_only != before || opened.is_err() && sim.operations() != before;
-        let open = opened.and_then(|life| Ok(Shown::new(life.records()?, life.report().first, subject)));
-        Self { verify, reader, open, changed }
-    }
-
     /// Whether anybody was told of anything. `verify` must be: who opens meets damage only where it reads.
     pub(crate) fn is_told(&self) -> bool {
         !matches!(&self.verify, Ok(verified) if verified.damage.is_none())

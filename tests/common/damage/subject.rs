@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ringwal::harness::{self, Life, Stray};
-use ringwal::sim::{Sim, SimOptions, Snapshot};
+use ringwal::sim::{Sim, SimOptions};
 use ringwal::{Epoch, Lsn, Options};
 
 use crate::common::rig::Rng;
@@ -22,15 +22,17 @@ pub(crate) struct Shape {
     pub(crate) segment_blocks: u64,
     /// At least so many bytes in all its files.
     pub(crate) bytes_min: usize,
+    /// About so many of its records are not truncated.
+    pub(crate) keeps: usize,
     /// Whether it was closed. Otherwise its writer was killed with batches in flight.
     pub(crate) sealed: bool,
 }
 
 impl Shape {
-    /// Of at least a quarter of a megabyte; every fourth was not closed.
+    /// On the simulated disk: of at least a quarter of a megabyte; every fourth was not closed.
     pub(crate) fn of(number: u64) -> Self {
         let block_bytes = if number % 3 == 2 { 1024 } else { 512 };
-        Self { block_bytes, segment_blocks: 64, bytes_min: 260 << 10, sealed: number % 4 != 3 }
+        Self { block_bytes, segment_blocks: 64, bytes_min: 260 << 10, keeps: 150, sealed: number % 4 != 3 }
     }
 
     pub(crate) fn options(&self) -> Options {
@@ -40,6 +42,22 @@ impl Shape {
             .batch_bytes_max(4 * self.block_bytes as usize)
             .flight_max(2)
             .depth(2)
+    }
+
+    /// What a log that is to be damaged must have, and these files and batches have not.
+    fn lacks(&self, files: &Files, batches: &[(Stray, bool)]) -> Option<&'static str> {
+        let live = || batches.iter().filter(|(_, live)| *live).map(|(batch, _)| batch);
+        let segments: BTreeSet<_> = live().map(|batch| &batch.name).collect();
+        let epochs: BTreeSet<_> = live().map(|batch| batch.epoch).collect();
+        let missing = [
+            ("bytes", files.values().map(Vec::len).sum::<usize>() < self.bytes_min),
+            ("recycled files", files.contains_key(FIRST_SEGMENT)),
+            ("segments", segments.len() < 3),
+            ("epochs", epochs.len() < 3),
+            ("dead batches", batches.iter().all(|(_, live)| *live)),
+            ("a cut with copies", !live().any(|batch| batch.kind == "copy")),
+        ];
+        missing.iter().find(|(_, lacks)| *lacks).map(|(what, _)| *what)
     }
 
     fn record_bytes_max(&self) -> u64 {
@@ -60,9 +78,7 @@ pub(crate) struct TakenBack {
 /// A log, what was appended to it, and what stands where.
 #[derive(Debug)]
 pub(crate) struct Subject {
-    pub(crate) sim: Sim,
     pub(crate) shape: Shape,
-    pub(crate) snapshot: Snapshot,
     /// As the log was some time before, with fewer records.
     pub(crate) older: Files,
     pub(crate) files: Files,
@@ -78,31 +94,40 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    /// The log of this number.
-    ///
-    /// # Panics
-    /// If the undamaged log is not what it should be.
-    pub(crate) fn make(number: u64, shape: Shape) -> Self {
+    /// The log of this number, and the disk that it is on.
+    pub(crate) fn make(number: u64, shape: Shape) -> (Self, Sim) {
         let sim = Sim::new(number, SimOptions { block_bytes: shape.block_bytes, ..SimOptions::default() });
         let mut maker = Maker { sim, shape, rng: Rng::new(number), records: Vec::new(), taken_back: Vec::new() };
         let older = maker.history();
         let Maker { sim, records, taken_back, .. } = maker;
-        let verdict = harness::judge(&sim, true).unwrap();
-        assert!(!verdict.damaged && verdict.last.get() == records.len() as u64, "{verdict:?}");
-        let files = files_of(&sim);
-        let batches = with_chain(harness::batches(&sim));
-        let subject = Self {
-            snapshot: sim.snapshot(),
+        let made = Self {
+            shape,
             older,
-            files,
+            files: Files::new(),
+            records,
+            taken_back,
+            first: 0,
+            last: 0,
+            label: "",
+            batches: Vec::new(),
+        };
+        (made.on(&sim), sim)
+    }
+
+    /// The same, as the log now is on `sim`.
+    ///
+    /// # Panics
+    /// If the log is not what it should be.
+    pub(crate) fn on(self, sim: &Sim) -> Self {
+        let verdict = harness::judge(sim, true).unwrap();
+        assert!(!verdict.damaged && verdict.last.get() == self.records.len() as u64, "{verdict:?}");
+        let subject = Self {
+            files: files_of(sim),
             first: verdict.first.get(),
             last: verdict.last.get(),
             label: verdict.label,
-            batches,
-            records,
-            taken_back,
-            shape,
-            sim,
+            batches: with_chain(harness::batches(sim)),
+            ..self
         };
         subject.check();
         subject
@@ -110,18 +135,12 @@ impl Subject {
 
     /// A subject that lacks something shows nothing about it.
     fn check(&self) {
-        let live = || self.batches.iter().filter(|(_, live)| *live).map(|(batch, _)| batch);
-        let has = |kind: &str| live().any(|batch| batch.kind == kind);
-        assert!(has("opening") && has("copy") && has("data") && has("seal"), "{:?}", self.batches);
-        let segments: BTreeSet<_> = live().map(|batch| &batch.name).collect();
-        let epochs: BTreeSet<_> = live().map(|batch| batch.epoch).collect();
-        assert!(segments.len() >= 3 && epochs.len() >= 3, "{segments:?} {epochs:?}");
-        assert!(self.batches.iter().any(|(_, live)| !live), "nothing is dead");
-        assert!(!self.files.contains_key(FIRST_SEGMENT), "nothing was recycled");
+        assert_eq!(self.shape.lacks(&self.files, &self.batches), None);
         assert_eq!(self.label == "R10", self.shape.sealed, "{}", self.label);
+        let live = self.batches.iter().filter(|(_, live)| *live).map(|(batch, _)| batch);
         // The chain, followed back by its links, holds every record.
         let mut held: Vec<_> =
-            live().flat_map(|batch| batch.first.get()..batch.first.get() + u64::from(batch.count)).collect();
+            live.flat_map(|batch| batch.first.get()..batch.first.get() + u64::from(batch.count)).collect();
         held.sort_unstable();
         held.dedup();
         assert!((self.first..=self.last).all(|lsn| held.binary_search(&lsn).is_ok()), "a record is not on the chain");
@@ -165,8 +184,8 @@ impl Maker {
         loop {
             let mut life = self.open();
             self.live(&mut life, 30);
-            if self.records.len() > 60 {
-                let first = self.records.len() as u64 / 2;
+            if self.records.len() > self.shape.keeps {
+                let first = (self.records.len() - self.shape.keeps) as u64;
                 life.recycle(Lsn::new(first));
                 self.settle(&mut life);
             }
@@ -174,9 +193,7 @@ impl Maker {
                 self.cut_back(&mut life);
             }
             let files = files_of(&self.sim);
-            let long = files.values().map(Vec::len).sum::<usize>() >= self.shape.bytes_min;
-            let recycled = !files.contains_key(FIRST_SEGMENT);
-            if long && recycled && older.is_some() && self.rng.one_in(2) {
+            if older.is_some() && self.shape.lacks(&files, &with_chain(harness::batches(&self.sim))).is_none() {
                 self.live(&mut life, 8);
                 match self.shape.sealed {
                     true => self.close(life),
