@@ -216,10 +216,10 @@ impl History<'_> {
             };
         };
         let fails = matches!(fault.what, What::Fails(_) | What::PowerCut) && !asked_again(fault.what);
-        if let Some((cause, _)) = &events.poison {
-            if asked_again(fault.what) || !matches!(cause, Cause::Io(failure) if self.is_of(fault, failure)) {
-                return Err(violation("A8", format!("{fault}: {cause:?}")));
-            }
+        if let Some((cause, _)) = &events.poison
+            && (asked_again(fault.what) || !matches!(cause, Cause::Io(failure) if self.is_of(fault, failure)))
+        {
+            return Err(violation("A8", format!("{fault}: {cause:?}")));
         }
         // What the log writes into a segment is what it acknowledges; other files it prepares, and then tells later.
         if fails && matches!(fault.op, Op::Write | Op::Flush) && strike.name.ends_with(".seg") {
