@@ -18,8 +18,10 @@ mod common {
     pub(crate) mod bugs;
     pub(crate) mod cuts;
     pub(crate) mod damage;
+    pub(crate) mod driven;
     pub(crate) mod faultfs;
     pub(crate) mod image;
+    pub(crate) mod kills;
     pub(crate) mod logwrites;
     pub(crate) mod manner;
     pub(crate) mod powercut;
@@ -62,6 +64,7 @@ mod faults_ledger;
 mod faults_life;
 mod faults_plan;
 mod fuzz;
+mod kills;
 mod powercut;
 mod rigs;
 mod run;
