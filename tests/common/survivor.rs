@@ -69,7 +69,7 @@ pub(crate) async fn lively<T, E: std::fmt::Display>(future: impl Future<Output =
 }
 
 /// Looks without opening for writing: nothing changes, and nothing is called damaged. What a reader is shown.
-fn look(dir: &Path, thorough: bool) -> Result<Vec<(u64, Vec<u8>)>, Wrong> {
+pub(crate) fn look(dir: &Path, thorough: bool) -> Result<Vec<(u64, Vec<u8>)>, Wrong> {
     let before = thorough.then(|| fingerprint(dir));
     let verification = verify(dir).map_err(|error| Wrong::new("A8", format_args!("verify: {error}")))?;
     if let State::Damaged(damage) = verification.state {

@@ -214,6 +214,7 @@ impl Witness {
         let label = words.next().unwrap_or_default().to_owned();
         let numbers: Option<Vec<u64>> = words.map(|word| word.parse().ok()).collect();
         let Some(&[last, torn_bytes, copied]) = numbers.as_deref() else { return Heard::Else };
+        self.settle_cut(last);
         if let Some(acked) = self.acks.last_key_value().map(|(lsn, _)| *lsn)
             && last < acked
         {
@@ -250,6 +251,20 @@ impl Witness {
         self.taken.extend(self.acks.split_off(&(lsn + 1)).into_iter().map(|(lsn, ack)| (number, lsn, ack)));
         // Shown records were acknowledged, or are about to be: the reader rests while the log is cut.
         drop(self.shown.split_off(&(lsn + 1)));
+    }
+
+    /// Who was killed while it cut the log off either had done so or not: whoever opens it sees where it ends.
+    fn settle_cut(&mut self, last: u64) {
+        let number = self.cuts.len().wrapping_sub(1);
+        match self.cuts.last_mut() {
+            Some(cut) if cut.done.is_none() && last <= cut.lsn => cut.done = Some(cut.began),
+            Some(cut) if cut.done.is_none() => {
+                self.cuts.pop();
+                let back = self.taken.extract_if(.., |(of, ..)| *of == number).map(|(_, lsn, ack)| (lsn, ack));
+                self.acks.extend(back);
+            }
+            _ => {}
+        }
     }
 
     fn contradict(&mut self, assertion: &'static str, what: fmt::Arguments<'_>) {

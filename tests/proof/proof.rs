@@ -18,8 +18,10 @@ mod common {
     pub(crate) mod bugs;
     pub(crate) mod cuts;
     pub(crate) mod damage;
+    pub(crate) mod driven;
     pub(crate) mod faultfs;
     pub(crate) mod image;
+    pub(crate) mod kills;
     pub(crate) mod logwrites;
     pub(crate) mod manner;
     pub(crate) mod powercut;
@@ -64,6 +66,7 @@ mod faults_life;
 mod faults_plan;
 mod faults_try;
 mod fuzz;
+mod kills;
 mod limits;
 mod limits_cases;
 mod limits_disk;

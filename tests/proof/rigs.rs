@@ -143,6 +143,15 @@ pub(crate) const RIGS: &[Rig] = &[
         run: crate::damage::files,
     },
     Rig {
+        name: "kills",
+        what: "kill -9 of a writer at random moments, with a witness and a rival; recycling, truncation, tails",
+        unit: "kills",
+        target: 20_000,
+        slice: 100,
+        missing: nothing,
+        run: crate::kills::random,
+    },
+    Rig {
         name: "faults",
         what: "a FUSE disk under the real ring: each fault at each operation of a run of 200 appends",
         unit: "faults",
@@ -174,6 +183,7 @@ pub(crate) const RIGS: &[Rig] = &[
 /// This program again, as a rig's child: a writer to be killed, a rival, a witness.
 pub(crate) fn child(role: &str) {
     match role {
+        "writer" => crate::common::kills::writer::writer(),
         "primary" | "standby" => crate::common::ship_kills::side(role),
         _ if crate::faults_try::child(role) || crate::limits_cases::child(role) => {}
         _ => eprintln!("proof: no child is a {role}"),
