@@ -4,6 +4,7 @@
 
 mod common {
     #![allow(dead_code, reason = "each test uses its part")]
+    pub(crate) mod image;
     pub(crate) mod logwrites;
     pub(crate) mod manner;
     pub(crate) mod powercut;

@@ -34,7 +34,7 @@ pub(crate) fn flips(run: &Run) -> Result<(), String> {
 
 /// Sectors and blocks, files and names.
 pub(crate) fn blocks(run: &Run) -> Result<(), String> {
-    each_part(run, OnSim::make, |run, bench, seed, part| displace(run, bench, seed, part))
+    each_part(run, OnSim::make, displace)
 }
 
 /// Both on real files, through the public API, and what only they can be.

@@ -142,7 +142,7 @@ pub(crate) fn address_space(place: &Place) {
     for kib in [0, 64, 512, 1 << 10, 2 << 10, 3 << 10, 5 << 10, 9 << 10, 17 << 10, 65 << 10] {
         let output = place.again("tight").env("RINGWAL_KIB", kib.to_string()).stderr(Stdio::piped()).output().unwrap();
         let words = String::from_utf8_lossy(&output.stdout).into_owned();
-        let told = |word: &str| words.lines().filter_map(|line| line.strip_prefix(word)).last().map(str::to_owned);
+        let told = |word: &str| words.lines().rev().find_map(|line| line.strip_prefix(word)).map(str::to_owned);
         let acknowledged = told("A ").map_or(last, |lsn| lsn.parse().unwrap());
         ends.push(match (told("refused: "), output.status.success()) {
             (Some(error), true) => format!("{kib} KiB: {error}"),
