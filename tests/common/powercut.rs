@@ -156,23 +156,34 @@ impl Drop for Loop {
 
 /// A mounted file system, unmounted when dropped.
 #[derive(Debug)]
-pub(crate) struct Mount(PathBuf);
+pub(crate) struct Mount {
+    at: PathBuf,
+    /// Let go of behind the file system.
+    _device: Option<Loop>,
+}
 
 impl Mount {
-    /// `options`: `noatime` and what the file system itself knows.
-    pub(crate) fn new(fs: &str, options: &str, device: &str, at: &Path) -> Result<Self, String> {
+    /// `options`: `noatime`, `loop` for a file instead of a device, and what the file system itself knows.
+    pub(crate) fn new(fs: &str, options: &str, source: &str, at: &Path) -> Result<Self, String> {
         std::fs::create_dir_all(at).map_err(|error| error.to_string())?;
-        let own: Vec<_> = options.split(',').filter(|option| !option.is_empty() && *option != "noatime").collect();
-        let flags = if options.contains("noatime") { MsFlags::MS_NOATIME } else { MsFlags::empty() };
-        mount(Some(device), at, Some(fs), flags, Some(own.join(",").as_str()))
-            .map_err(|errno| format!("mounting {fs} from {device}: {errno}"))?;
-        Ok(Self(at.to_path_buf()))
+        let (mut flags, mut device, mut own) = (MsFlags::empty(), None, Vec::new());
+        for option in options.split(',') {
+            match option {
+                "noatime" => flags |= MsFlags::MS_NOATIME,
+                "loop" => device = Some(Loop::attach(Path::new(source))?),
+                option => own.push(option),
+            }
+        }
+        let source = device.as_ref().map_or(source, Loop::device);
+        mount(Some(source), at, Some(fs), flags, Some(own.join(",").as_str()))
+            .map_err(|errno| format!("mounting {fs} from {source}: {errno}"))?;
+        Ok(Self { at: at.to_path_buf(), _device: device })
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        unmount(&self.0);
+        unmount(&self.at);
     }
 }
 
